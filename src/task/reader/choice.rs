@@ -1,0 +1,471 @@
+//! Multiple choice: which option a text names.
+
+use std::sync::LazyLock;
+
+use regex::Regex;
+
+use super::{INSTEAD, Kind, Trigger, boxed, clean, number};
+
+/// Marks trimmed off the ends of an option before it is compared.
+const ENDS: &[char] = &[' ', '\n', '.', ',', ';', ':', '!', '?', '"', '\'', '*'];
+
+/// Words that may stand between a trigger and the answer.
+const FILLERS: &[&str] = &[
+    "the",
+    "a",
+    "an",
+    "to",
+    "that",
+    "option",
+    "options",
+    "choice",
+    "choices",
+    "letter",
+    "number",
+    "answer",
+    "solution",
+    "be",
+    "is",
+    "are",
+    "definitely",
+    "probably",
+    "likely",
+    "most",
+    "clearly",
+    "clear",
+    "obviously",
+    "obvious",
+    "simply",
+    "just",
+    "only",
+    "therefore",
+    "thus",
+    "so",
+    "then",
+    "indeed",
+    "either",
+    "both",
+    "maybe",
+    "possibly",
+    "actually",
+    "i",
+    "think",
+    "believe",
+    "say",
+    "it",
+    "it's",
+    "text",
+    "textbf",
+    "mathrm",
+    "mathbf",
+];
+
+/// Words after which a number is a label: `solution 2`.
+const LABELS: &[&str] = &["option", "choice", "number", "answer", "solution"];
+
+/// Words that may follow the letter `A` (or `I`); before any other word it is an article.
+const AFTER_A: &[&str] = &[
+    "because", "since", "as", "for", "and", "or", "but", "which", "while", "so", "due", "given",
+    "is", "not", "if", "instead", "rather",
+];
+
+/// What joins a second answer to the first.
+static JOIN: LazyLock<Regex> = LazyLock::new(|| {
+    Regex::new(r#"(?i)^[)\]}*"' ]*(?:,?\s*\(?(?:and/or|or|and)\b|[/&,])[\s(]*"#).expect("constant")
+});
+
+/// What a place in the text says.
+enum Reading {
+    /// An option and one past the last byte that names it.
+    Found(usize, usize),
+    /// Two different options.
+    Ambiguous,
+    Nothing,
+}
+
+impl Reading {
+    fn index(&self) -> Option<usize> {
+        match self {
+            Reading::Found(index, _) => Some(*index),
+            _ => None,
+        }
+    }
+}
+
+struct Folded {
+    index: usize,
+    /// Lower case, cleaned, without marks at the ends.
+    text: String,
+    /// Of an option that begins with a number.
+    value: Option<String>,
+}
+
+/// The options of one question, ready to be found.
+struct Options {
+    /// Longest first, so that `department store` is found before `store`.
+    list: Vec<Folded>,
+    /// Every option begins with a number: a number is a value, not a label.
+    valued: bool,
+    /// No option begins with a number: a number may be a label.
+    labelled: bool,
+}
+
+impl Options {
+    fn new(options: &[String]) -> Self {
+        let mut list: Vec<Folded> = options
+            .iter()
+            .take(26)
+            .enumerate()
+            .map(|(index, option)| {
+                let cleaned = clean(option);
+                Folded {
+                    index,
+                    value: number::leading(&cleaned).map(|token| token.value),
+                    text: cleaned.trim_matches(ENDS).trim_start_matches("- ").to_ascii_lowercase(),
+                }
+            })
+            .collect();
+        list.sort_by_key(|option| std::cmp::Reverse(option.text.len()));
+        let valued = list.iter().all(|option| option.value.is_some());
+        let labelled = list.iter().all(|option| option.value.is_none());
+        Options { list, valued, labelled }
+    }
+}
+
+/// The option a cleaned text answers with.
+pub fn read(text: &str, options: &[String], triggers: &[Trigger]) -> Option<usize> {
+    let options = Options::new(options);
+    let search = Search { text, lower: text.to_ascii_lowercase(), options: &options };
+    let mut denied = Vec::new();
+    for (i, trigger) in triggers.iter().enumerate().rev() {
+        let at = trigger.end;
+        if trigger.kind == Kind::Box {
+            let (from, to) = boxed(text, at)?;
+            let text = &text[from..to];
+            let inside = Search { text, lower: text.to_ascii_lowercase(), options: &options };
+            return inside.bare(0).or_else(|| inside.place(0).index());
+        }
+        // Options may begin like a negation or a remark: `not enough food`, `right away`.
+        let option = search.option_at(search.skip_marks(at)).is_some();
+        if !option && trigger.negated(text) {
+            let until = triggers.get(i + 1).map_or(text.len(), |next| next.start);
+            if let Some(index) = search.instead(at, until, &mut denied) {
+                return Some(index);
+            }
+            continue;
+        }
+        if !option && trigger.remark(text) {
+            continue;
+        }
+        let index = match search.place(at) {
+            Reading::Nothing if trigger.kind == Kind::Echo => search.bare(at),
+            Reading::Nothing => search.unique(at, search.sentence_end(at), true),
+            reading => reading.index(),
+        };
+        return index.filter(|index| !denied.contains(index));
+    }
+    if triggers.iter().any(|trigger| trigger.negated(text)) { None } else { search.bare(0) }
+}
+
+/// One text and the options to be found in it.
+struct Search<'a> {
+    text: &'a str,
+    /// `text` in ASCII lower case: byte offsets are those of `text`.
+    lower: String,
+    options: &'a Options,
+}
+
+impl Search<'_> {
+    /// Reads the answer that begins at `at`, past marks and filler words.
+    fn place(&self, at: usize) -> Reading {
+        let reading = self.begins(at);
+        let Reading::Found(index, end) = reading else { return reading };
+        // `A or C`, `A/C`, `A, C`: another answer joined to the first.
+        let Some(join) = JOIN.find(&self.text[end..]) else { return reading };
+        let second = end + join.end();
+        match self.begins(second) {
+            Reading::Found(other, _) if other == index => reading,
+            Reading::Found(_, end) => {
+                // A bare comma joins only where nothing but the list goes on: not in
+                // `B, C being too small`.
+                let comma = join.as_str().trim_matches([' ', ')', '(']) == ",";
+                if comma && self.word(self.skip_marks(end)).is_some_and(|w| w != "or" && w != "and")
+                {
+                    reading
+                } else {
+                    Reading::Ambiguous
+                }
+            }
+            Reading::Ambiguous => Reading::Ambiguous,
+            Reading::Nothing => reading,
+        }
+    }
+
+    fn begins(&self, at: usize) -> Reading {
+        let mut at = at;
+        let mut label = false;
+        for _ in 0..16 {
+            // The option is looked for before each mark, too: it may begin with one.
+            let marks = self.skip_marks(at);
+            for start in [at, marks] {
+                if let Some((index, end)) = self.option_at(start) {
+                    return self.lettered_behind(index, end);
+                }
+            }
+            at = marks;
+            if let Some(index) = self.letter_at(at) {
+                return self.texted_behind(index, at + 1);
+            }
+            if let Some(reading) = self.number_at(at, label) {
+                return reading;
+            }
+            let Some(word) = self.word(at) else { return Reading::Nothing };
+            if !FILLERS.contains(&word) {
+                return Reading::Nothing;
+            }
+            label = LABELS.contains(&word);
+            at += word.len();
+        }
+        Reading::Nothing
+    }
+
+    /// The option whose text stands at `at`, whole; the longest.
+    fn option_at(&self, at: usize) -> Option<(usize, usize)> {
+        self.options.list.iter().find_map(|option| {
+            let end = at + option.text.len();
+            let here = !option.text.is_empty()
+                && self.lower[at..].starts_with(&option.text)
+                && self.whole(at, end);
+            here.then_some((option.index, end))
+        })
+    }
+
+    /// Whether neither end of a match cuts a word or a number.
+    fn whole(&self, start: usize, end: usize) -> bool {
+        let text = self.text;
+        let (first, last) = (text[start..].chars().next(), text[..end].chars().next_back());
+        let mut before = text[..start].chars().rev();
+        let mut after = text[end..].chars();
+        let joins = |edge: Option<char>, near: Option<char>, far: Option<char>| {
+            let (Some(edge), Some(near)) = (edge, near) else { return false };
+            let far = far.unwrap_or(' ');
+            edge.is_alphanumeric()
+                && (near.is_alphanumeric()
+                    || near == '-' && far.is_alphanumeric()
+                    || ".,".contains(near) && edge.is_ascii_digit() && far.is_ascii_digit())
+        };
+        // `5` is not named by `-5`.
+        let minus = first.is_some_and(|c| c.is_ascii_digit()) && text[..start].ends_with('-');
+        !minus
+            && !joins(first, before.next(), before.next())
+            && !joins(last, after.next(), after.next())
+    }
+
+    /// A letter in range that stands alone at `at`.
+    fn letter_at(&self, at: usize) -> Option<usize> {
+        let bytes = self.text.as_bytes();
+        let letter = *bytes.get(at).filter(|b| b.is_ascii_alphabetic())?;
+        let index = usize::from(letter.to_ascii_uppercase() - b'A');
+        let mut after = self.text[at + 1..].chars();
+        let (next, far) = (after.next(), after.next().unwrap_or(' '));
+        let before = at.checked_sub(1).map(|i| bytes[i]);
+        if index >= self.options.list.len()
+            || self.text[..at].chars().next_back().is_some_and(char::is_alphanumeric)
+            || next.is_some_and(|c| c.is_alphanumeric() || c == '_')
+            || next.is_some_and(|c| "'-.".contains(c)) && far.is_alphanumeric()
+        {
+            return None;
+        }
+        let bracketed =
+            matches!(next, Some(')' | ']' | '}' | '*')) || (before == Some(b'(') && next.is_none());
+        let ends = matches!(next, None | Some('.' | '\n'));
+        let stands = if bracketed {
+            true
+        } else if letter.is_ascii_lowercase() {
+            ends && !matches!(letter, b'a' | b'i')
+        } else if matches!(letter, b'A' | b'I') && next == Some(' ') {
+            // `A knife` has an article, `A because ...` a letter.
+            self.word(at + 2).is_none_or(|word| AFTER_A.contains(&word))
+        } else {
+            true
+        };
+        stands.then_some(index)
+    }
+
+    /// A number at `at`: the value of an option or, where no option is a number, a label
+    /// counted from one (SIQA's `2`, PIQA's `solution 2`).
+    fn number_at(&self, at: usize, label: bool) -> Option<Reading> {
+        let token = number::next(self.text, at).filter(|t| t.start <= at && t.end > at)?;
+        if self.options.valued {
+            let mut same =
+                self.options.list.iter().filter(|o| o.value.as_ref() == Some(&token.value));
+            return Some(match (same.next(), same.next()) {
+                (Some(option), None) => Reading::Found(option.index, token.end),
+                (Some(_), Some(_)) => Reading::Ambiguous,
+                (None, _) => Reading::Nothing,
+            });
+        }
+        let index = token.value.parse::<usize>().ok()?.checked_sub(1)?;
+        if !self.options.labelled || index >= self.options.list.len() {
+            return None;
+        }
+        // Alone, closed like a letter, or before its own option: not `2 people`.
+        let after = &self.text[token.end..];
+        let closed = after.is_empty() || after.starts_with([')', ']', '}', '*', '.', ':', '\n']);
+        let own = self.option_at(self.skip_marks(token.end)).is_some_and(|(i, _)| i == index);
+        if !(label || closed || own) {
+            return None;
+        }
+        Some(self.texted_behind(index, token.end))
+    }
+
+    /// Takes in the option text behind its letter, `B) library`. The text of another option
+    /// there is a contradiction.
+    fn texted_behind(&self, index: usize, end: usize) -> Reading {
+        let closers = [')', ']', '}', '*', '"', '\'', '.', ':', ',', '-', '–', ' '];
+        let rest = self.text[end..].trim_start_matches(closers);
+        let at = self.text.len() - rest.len();
+        let Some((other, past)) = self.option_at(at) else {
+            return Reading::Found(index, end);
+        };
+        let text = |wanted: usize| self.options.list.iter().find(|o| o.index == wanted);
+        let (own, named) = (text(index), text(other));
+        if other == index || own.map(|o| &o.text) == named.map(|o| &o.text) {
+            return Reading::Found(index, past);
+        }
+        // A text cut short may look like a shorter option.
+        let cut = own.is_some_and(|o| o.text.starts_with(self.lower[at..].trim_end()));
+        let goes_on = self.word(self.skip_marks(past)).is_some();
+        let comma = self.text[end..at].contains(',');
+        if cut || goes_on || comma { Reading::Found(index, end) } else { Reading::Ambiguous }
+    }
+
+    /// Takes in a bracketed letter behind an option text, `library (B)`. Another option's
+    /// letter there is a contradiction.
+    fn lettered_behind(&self, index: usize, end: usize) -> Reading {
+        let bytes = &self.text.as_bytes()[end..];
+        let open = bytes.iter().take_while(|b| **b == b' ').count();
+        match bytes.get(open..open + 3) {
+            Some([b'(', letter, b')']) if letter.is_ascii_uppercase() => {
+                let same = usize::from(letter - b'A') == index;
+                if same { Reading::Found(index, end + open + 3) } else { Reading::Ambiguous }
+            }
+            _ => Reading::Found(index, end),
+        }
+    }
+
+    /// The answer behind a denied one: `is not A. It is D.`
+    fn instead(&self, at: usize, until: usize, denied: &mut Vec<usize>) -> Option<usize> {
+        let tail = &self.text[at..until];
+        if let Some(not) = super::NOT.find(tail)
+            && let Some(index) = self.begins(at + not.end()).index()
+        {
+            denied.push(index);
+        } else if let Some(index) = self.begins(at).index() {
+            denied.push(index);
+        }
+        INSTEAD
+            .find_iter(tail)
+            .filter_map(|m| self.place(at + m.end()).index())
+            .find(|index| !denied.contains(index))
+    }
+
+    /// Without a trigger: nothing but a letter or an option, or exactly one option named.
+    fn bare(&self, from: usize) -> Option<usize> {
+        let text = self.text[from..].trim_matches(|c: char| !c.is_alphanumeric());
+        if let [letter] = text.as_bytes()
+            && letter.is_ascii_alphabetic()
+        {
+            let index = usize::from(letter.to_ascii_uppercase() - b'A');
+            if index < self.options.list.len() {
+                return Some(index);
+            }
+        }
+        match self.place(from) {
+            Reading::Found(index, end)
+                if self.text[end..].chars().all(|c| !c.is_alphanumeric()) =>
+            {
+                Some(index)
+            }
+            Reading::Ambiguous => None,
+            _ => self.unique(from, self.text.len(), false),
+        }
+    }
+
+    /// The one option named between two places; with `letters`, bracketed letters count, too.
+    fn unique(&self, from: usize, to: usize, letters: bool) -> Option<usize> {
+        let mut found: Option<usize> = None;
+        let mut agrees = |index: usize| *found.get_or_insert(index) == index;
+        let mut covered = vec![false; to - from];
+        for (rank, option) in self.options.list.iter().enumerate() {
+            // Of two equal options the first stands for both.
+            let double = self.options.list[..rank].iter().any(|o| o.text == option.text);
+            if option.text.is_empty() || double {
+                continue;
+            }
+            for (i, _) in self.lower[from..to].match_indices(&option.text) {
+                let (start, end) = (from + i, from + i + option.text.len());
+                let span = &mut covered[i..i + option.text.len()];
+                if span.contains(&true) || !self.whole(start, end) {
+                    continue;
+                }
+                span.fill(true);
+                if !self.denied_before(start) && !agrees(option.index) {
+                    return None;
+                }
+            }
+        }
+        if letters {
+            let bytes = self.text.as_bytes();
+            for close in (from + 1..to).filter(|&i| bytes[i] == b')') {
+                let letter = bytes[close - 1];
+                if letter.is_ascii_uppercase()
+                    && !covered[close - 1 - from]
+                    && !self.denied_before(close - 1)
+                    && let Some(index) = self.letter_at(close - 1)
+                    && !agrees(index)
+                {
+                    return None;
+                }
+            }
+        }
+        found
+    }
+
+    /// Whether the word before an option denies it: `not a bank`.
+    fn denied_before(&self, start: usize) -> bool {
+        let is_word = |c: char| c.is_alphanumeric() || c == '\'';
+        let words = self.lower[..start].rsplit(|c| !is_word(c)).filter(|word| !word.is_empty());
+        let word = words.take(3).find(|word| !matches!(*word, "a" | "an" | "the" | "of"));
+        word.is_some_and(|word| {
+            word.ends_with("n't")
+                || matches!(word, "not" | "never" | "neither" | "nor" | "than" | "instead")
+        })
+    }
+
+    /// Where the sentence at `from` ends; leading blanks are not an end.
+    fn sentence_end(&self, from: usize) -> usize {
+        let start = self.skip_marks(from);
+        let bytes = self.text.as_bytes();
+        (start..bytes.len())
+            .find(|&i| match bytes[i] {
+                b'\n' => true,
+                b'.' | b'!' | b'?' => bytes.get(i + 1).is_none_or(u8::is_ascii_whitespace),
+                _ => false,
+            })
+            .unwrap_or(bytes.len())
+            .max(from)
+    }
+
+    fn skip_marks(&self, at: usize) -> usize {
+        let marks = |c: char| c.is_whitespace() || ":*_\"'`([{<>$,=-–—\\#|".contains(c);
+        self.text.len() - self.text[at..].trim_start_matches(marks).len()
+    }
+
+    /// The word at `at`, in lower case.
+    fn word(&self, at: usize) -> Option<&str> {
+        let rest = self.lower.get(at..)?;
+        let end = rest.find(|c: char| !c.is_alphanumeric() && c != '\'').unwrap_or(rest.len());
+        (end > 0).then(|| &rest[..end])
+    }
+}

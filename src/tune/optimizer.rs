@@ -1,0 +1,223 @@
+//! AdamW, its schedule, and gradient clipping.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
+use candle_core::backprop::GradStore;
+use candle_core::{Device, Tensor, Var};
+use serde::{Deserialize, Serialize};
+
+use crate::model::ops::with_values;
+
+/// Settings of AdamW and its schedule, named as transformers' `TrainingArguments`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OptimizerPlan {
+    pub learning_rate: f64,
+    pub weight_decay: f64,
+    pub adam_beta1: f64,
+    pub adam_beta2: f64,
+    pub adam_epsilon: f64,
+    /// Gradients are scaled down to this norm over all parameters.
+    pub max_grad_norm: f64,
+    pub warmup_steps: usize,
+    /// Cosine to zero at this step.
+    pub total_steps: usize,
+}
+
+impl OptimizerPlan {
+    /// Linear warm-up, then half a cosine, as transformers'
+    /// `get_cosine_schedule_with_warmup`: the rate of step `t` (from 0) is
+    /// `lr · t/w` below `w`, then `lr · (1 + cos(π (t − w)/(T − w)))/2`.
+    pub fn rate(&self, step: usize) -> f64 {
+        let (t, w) = (step as f64, self.warmup_steps as f64);
+        if t < w {
+            return self.learning_rate * t / w.max(1.0);
+        }
+        let progress = (t - w) / (self.total_steps as f64 - w).max(1.0);
+        self.learning_rate * 0.5 * (1.0 + (std::f64::consts::PI * progress.min(1.0)).cos())
+    }
+}
+
+/// First and second moments of one parameter.
+#[derive(Debug, Clone)]
+struct Moments {
+    m: Vec<f32>,
+    v: Vec<f32>,
+}
+
+/// AdamW (Loshchilov & Hutter 2019) with a state that can be saved. All sums
+/// over parameters run in the order of their names.
+#[derive(Debug)]
+pub struct AdamW {
+    plan: OptimizerPlan,
+    moments: BTreeMap<String, Moments>,
+    /// Updates done.
+    pub step: usize,
+}
+
+/// What one update saw.
+#[derive(Debug, Clone, Copy)]
+pub struct Update {
+    /// Norm of the gradient before clipping.
+    pub grad_norm: f64,
+    pub learning_rate: f64,
+}
+
+/// Sums of gradients over the micro-batches of one step, by name.
+pub type Gradients = BTreeMap<String, Vec<f32>>;
+
+/// Adds the gradients of `vars` in `store` to `sums`.
+pub fn accumulate(
+    vars: &BTreeMap<String, Var>,
+    store: &GradStore,
+    sums: &mut Gradients,
+) -> Result<()> {
+    for (name, var) in vars {
+        let Some(g) = store.get(var) else { continue };
+        let g = g.contiguous()?;
+        with_values("gradient", &g, |g| {
+            match sums.get_mut(name) {
+                None => {
+                    sums.insert(name.clone(), g.to_vec());
+                }
+                Some(sum) => sum.iter_mut().zip(g).for_each(|(s, g)| *s += g),
+            }
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+impl AdamW {
+    pub fn new(plan: OptimizerPlan) -> AdamW {
+        AdamW { plan, moments: BTreeMap::new(), step: 0 }
+    }
+
+    /// `g ← g · min(1, c/‖g‖)`, `m ← β₁m + (1−β₁)g`, `v ← β₂v + (1−β₂)g²`,
+    /// `θ ← θ − η (m̂/(√v̂ + ε) + λθ)`, m̂ and v̂ corrected for their start at 0.
+    /// Matrices decay, vectors (the norms) do not.
+    pub fn update(&mut self, vars: &BTreeMap<String, Var>, grads: &Gradients) -> Result<Update> {
+        let p = &self.plan;
+        let mut square = 0f64;
+        for (name, g) in grads {
+            let s: f64 = g.iter().map(|x| *x as f64 * *x as f64).sum();
+            ensure!(s.is_finite(), "step {}: the gradient of {name} is not finite", self.step);
+            square += s;
+        }
+        let grad_norm = square.sqrt();
+        let clip = (p.max_grad_norm / (grad_norm + 1e-6)).min(1.0) as f32;
+        let rate = p.rate(self.step);
+        self.step += 1;
+        let (b1, b2) = (p.adam_beta1 as f32, p.adam_beta2 as f32);
+        let c1 = 1.0 - p.adam_beta1.powi(self.step as i32);
+        let c2 = 1.0 - p.adam_beta2.powi(self.step as i32);
+        let (size, root) = ((rate / c1) as f32, (1.0 / c2) as f32);
+        let eps = p.adam_epsilon as f32;
+        for (name, var) in vars {
+            let Some(g) = grads.get(name) else {
+                bail!("step {}: {name} got no gradient", self.step - 1);
+            };
+            let state = self
+                .moments
+                .entry(name.clone())
+                .or_insert_with(|| Moments { m: vec![0.0; g.len()], v: vec![0.0; g.len()] });
+            let decay = if var.rank() > 1 { (rate * p.weight_decay) as f32 } else { 0.0 };
+            let next = with_values("adamw", var, |theta| {
+                let each = theta.iter().zip(g).zip(state.m.iter_mut()).zip(state.v.iter_mut());
+                let next = each.map(|(((theta, g), m), v)| {
+                    let g = g * clip;
+                    *m = b1 * *m + (1.0 - b1) * g;
+                    *v = b2 * *v + (1.0 - b2) * g * g;
+                    theta - theta * decay - size * *m / ((*v * root).sqrt() + eps)
+                });
+                Ok(next.collect::<Vec<f32>>())
+            })?;
+            var.set(&Tensor::from_vec(next, var.shape(), var.device())?)?;
+        }
+        Ok(Update { grad_norm, learning_rate: rate })
+    }
+
+    /// The state as tensors, to be saved beside the parameters.
+    pub fn state(&self) -> Result<BTreeMap<String, Tensor>> {
+        let mut all = BTreeMap::new();
+        for (name, s) in &self.moments {
+            all.insert(
+                format!("{name}.exp_avg"),
+                Tensor::from_slice(&s.m, s.m.len(), &Device::Cpu)?,
+            );
+            all.insert(
+                format!("{name}.exp_avg_sq"),
+                Tensor::from_slice(&s.v, s.v.len(), &Device::Cpu)?,
+            );
+        }
+        Ok(all)
+    }
+
+    /// Restores what [`AdamW::state`] gave.
+    pub fn restore(
+        &mut self,
+        step: usize,
+        state: &BTreeMap<String, Tensor>,
+        from: &Path,
+    ) -> Result<()> {
+        self.step = step;
+        self.moments.clear();
+        for (key, m) in state {
+            let Some(name) = key.strip_suffix(".exp_avg") else { continue };
+            let v = state
+                .get(&format!("{name}.exp_avg_sq"))
+                .with_context(|| format!("{}: {name}.exp_avg_sq is missing", from.display()))?;
+            let moments = Moments { m: m.to_vec1()?, v: v.to_vec1()? };
+            self.moments.insert(name.to_string(), moments);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan() -> OptimizerPlan {
+        OptimizerPlan {
+            learning_rate: 0.1,
+            weight_decay: 0.5,
+            adam_beta1: 0.9,
+            adam_beta2: 0.999,
+            adam_epsilon: 1e-8,
+            max_grad_norm: 1e9,
+            warmup_steps: 2,
+            total_steps: 10,
+        }
+    }
+
+    #[test]
+    fn schedule_by_hand() {
+        let p = plan();
+        assert_eq!(p.rate(0), 0.0);
+        assert_eq!(p.rate(1), 0.05);
+        assert_eq!(p.rate(2), 0.1);
+        assert!((p.rate(6) - 0.05).abs() < 1e-12);
+        assert!(p.rate(10) < 1e-12);
+    }
+
+    /// At the first update m̂ = g and v̂ = g², so the step is η·sign(g), and the
+    /// decay takes η·λ·θ: 1 − 0.1·0.5·1 − 0.1 = 0.85 for a matrix, 0.9 for a vector.
+    #[test]
+    fn first_update_by_hand() {
+        let mut vars = BTreeMap::new();
+        let one = |shape: &[usize]| Var::from_vec(vec![1f32; 1], shape, &Device::Cpu).unwrap();
+        vars.insert("matrix".to_string(), one(&[1, 1]));
+        vars.insert("vector".to_string(), one(&[1]));
+        let grads: Gradients = vars.keys().map(|k| (k.clone(), vec![3.0f32])).collect();
+        let mut adam =
+            AdamW::new(OptimizerPlan { warmup_steps: 0, total_steps: 1_000_000, ..plan() });
+        let seen = adam.update(&vars, &grads).unwrap();
+        assert!((seen.grad_norm - 18f64.sqrt()).abs() < 1e-9);
+        let value = |k: &str| vars[k].flatten_all().unwrap().to_vec1::<f32>().unwrap()[0];
+        assert!((value("matrix") - 0.85).abs() < 1e-6, "{}", value("matrix"));
+        assert!((value("vector") - 0.9).abs() < 1e-6, "{}", value("vector"));
+    }
+}
