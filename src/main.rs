@@ -11,7 +11,36 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 struct Models { model: Vec<PretrainPlan> }
 
 fn main() -> Result<()> {
+    unsafe { std::env::set_var("RAYON_NUM_THREADS", "1") };
     let args: Vec<String> = std::env::args().collect();
+    if args[1] == "eval" {
+        let dir = Path::new(&args[2]);
+        let world = World::new(1)?;
+        let (model, tk) = load_base(dir)?;
+        let n: usize = args[3].parse()?;
+        let temperature: f64 = args[4].parse()?;
+        let t0 = std::time::Instant::now();
+        let mut toks = 0;
+        for b in Benchmark::ALL {
+            let qs: Vec<_> = world.questions(b, Split::Test).into_iter().take(n).collect();
+            let mut line = format!("{b:10}");
+            for cue in Cue::ALL {
+                let s = Sampling { temperature, max_new_tokens: 64, seed: 1, batch: 100 };
+                let a = cotalign::teach::answer(&model, &tk, "", &qs, cue, &s, &mut || ())?;
+                toks += a.iter().map(|a| a.tokens).sum::<usize>();
+                let p = cotalign::probe::by_generation(&a);
+                line += &format!("  {cue} {:5.1} (none {:4.1})", 100. * p.correct as f64 / p.n as f64, 100. * p.no_answer as f64 / p.n as f64);
+                if args.len() > 5 { for a in a.iter().take(3) { println!("   [{}] {:?} {}", a.id, a.output, a.correct); } }
+            }
+            if !b.is_math() {
+                let (p, _) = cotalign::probe::by_language_model(&model, &tk, &qs, Cue::Plain, &mut || ())?;
+                line += &format!("  lm {:5.1}", 100. * p.correct as f64 / p.n as f64);
+            }
+            println!("{line}");
+        }
+        println!("{toks} tokens generated in {:.1}s", t0.elapsed().as_secs_f64());
+        return Ok(());
+    }
     let models: Models = toml::from_str(&std::fs::read_to_string(&args[1])?)?;
     let plan = models.model.into_iter().find(|m| m.name == args[2]).unwrap();
     let dir = Path::new(&args[3]).join(&plan.name);

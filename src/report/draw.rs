@@ -50,7 +50,21 @@ pub(super) fn bars<B: DrawingBackend>(canvas: &Canvas<B>, spec: &Bars) -> Result
             let font = Type::new(18.0, INK);
             canvas.text_up(&spec.y_label, (LEFT - 56.0, middle), Anchor::Middle, font)?;
         }
+        grid(canvas, &place, column == 0)?;
         draw_panel(canvas, spec, panel, &place)?;
+    }
+    Ok(())
+}
+
+/// Grid lines; all panels of a line share the numbers beside the first.
+fn grid<B: DrawingBackend>(canvas: &Canvas<B>, place: &Place, numbers: bool) -> Result<()> {
+    for tick in [0.0, 20.0, 40.0, 60.0, 80.0, 100.0] {
+        let y = place.y(tick);
+        canvas.rule((place.left, y), (place.right, y), 1.0, GRID)?;
+        if numbers {
+            let at = (place.left - 8.0, y + 6.0);
+            canvas.text(&format!("{tick}"), at, Anchor::Right, Type::new(17.0, SOFT))?;
+        }
     }
     Ok(())
 }
@@ -94,73 +108,151 @@ fn draw_panel<B: DrawingBackend>(
     let note = Type::new(16.0, SOFT).fitted(&panel.note, room, 12.0)?;
     canvas.text(&panel.note, (right, place.top - 18.0), Anchor::Right, note)?;
 
-    for tick in [0.0, 20.0, 40.0, 60.0, 80.0, 100.0] {
-        let y = place.y(tick);
-        canvas.rule((left, y), (right, y), 1.0, GRID)?;
-        let font = Type::new(16.0, SOFT);
-        canvas.text(&format!("{tick}"), (left - 8.0, y + 6.0), Anchor::Right, font)?;
-    }
     let step = (right - left) / panel.groups.len().max(1) as f64;
     // Bars fill most of a group; the rest parts it from its neighbours.
-    let inset = (0.09 * step).clamp(5.0, 40.0);
-    for (i, group) in panel.groups.iter().enumerate() {
+    let inset = (0.08 * step).clamp(4.0, 40.0);
+    let ends = |i: usize| {
         let from = left + i as f64 * step;
-        draw_group(canvas, spec, group, place, (from + inset, from + step - inset))?;
+        (from + inset, from + step - inset)
+    };
+    for (i, group) in panel.groups.iter().enumerate() {
+        draw_bars(canvas, spec, group, place, ends(i))?;
+        let middle = left + (i as f64 + 0.5) * step;
         for (line, text) in group.label.lines().enumerate() {
             let font = Type::new(17.0, INK).fitted(text, step - 6.0, 12.0)?;
-            let at = (from + step / 2.0, place.bottom + 23.0 + 21.0 * line as f64);
+            let at = (middle, place.bottom + 23.0 + 21.0 * line as f64);
             canvas.text(text, at, Anchor::Middle, font)?;
         }
     }
     canvas.rule((left, place.bottom), (right, place.bottom), 2.0, INK)?;
 
-    let mut chance_y = f64::NEG_INFINITY;
+    // Lines lie over the bars but under what is measured on the bars.
     if let Some(chance) = panel.chance {
-        chance_y = place.y(chance);
-        canvas.dashes((left, chance_y), right, 4.0, WHITE)?;
-        canvas.dashes((left, chance_y), right, 2.0, INK)?;
-        let font = Type::new(16.0, INK);
-        canvas.text("chance", (right + 5.0, chance_y + 5.5), Anchor::Left, font)?;
+        let y = place.y(chance);
+        canvas.dashes((left, y), right, 4.0, WHITE)?;
+        canvas.dashes((left, y), right, 2.0, INK)?;
+        canvas.text("chance", (right + 5.0, y + 5.5), Anchor::Left, Type::new(16.0, INK))?;
     }
-    teachers(canvas, panel, place, (step, inset), chance_y)
+    let lines = teachers(panel, place, (step, inset));
+    for line in &lines {
+        canvas.rule((line.from, line.y), (line.to, line.y), 7.0, WHITE)?;
+        canvas.rule((line.from, line.y), (line.to, line.y), 3.0, INK)?;
+    }
+    for (i, group) in panel.groups.iter().enumerate() {
+        draw_marks(canvas, spec, group, place, ends(i))?;
+    }
+    let chance_y = panel.chance.map_or(f64::INFINITY, |chance| place.y(chance));
+    for line in &lines {
+        teacher_name(canvas, line, place, chance_y)?;
+    }
+    Ok(())
 }
 
-/// The bars of one group between two horizontal positions.
-fn draw_group<B: DrawingBackend>(
+/// The name and place of a teacher's line.
+struct TeacherLine<'a> {
+    name: &'a str,
+    from: f64,
+    to: f64,
+    y: f64,
+    across: bool,
+}
+
+/// One line per run of neighbouring groups with the same teacher.
+fn teachers<'a>(
+    panel: &'a Panel,
+    place: &Place,
+    (step, inset): (f64, f64),
+) -> Vec<TeacherLine<'a>> {
+    let mut lines = Vec::new();
+    let mut start = 0;
+    for run in panel.groups.chunk_by(|a, b| a.teacher == b.teacher) {
+        let end = start + run.len();
+        if let Some((name, accuracy)) = &run[0].teacher {
+            lines.push(TeacherLine {
+                name,
+                from: place.left + start as f64 * step + 0.4 * inset,
+                to: place.left + end as f64 * step - 0.4 * inset,
+                y: place.y(*accuracy),
+                across: run.len() == panel.groups.len(),
+            });
+        }
+        start = end;
+    }
+    lines
+}
+
+fn teacher_name<B: DrawingBackend>(
+    canvas: &Canvas<B>,
+    line: &TeacherLine<'_>,
+    place: &Place,
+    chance_y: f64,
+) -> Result<()> {
+    let font = Type::new(16.0, INK).bold();
+    if line.across {
+        // The name goes beside the panel, out of the way of the word there.
+        let near = (line.y - chance_y).abs() < 18.0;
+        let base = if near { chance_y - 13.0 } else { line.y + 5.5 };
+        let font = font.fitted(line.name, GUTTER - 10.0, 11.0)?;
+        canvas.text(line.name, (place.right + 5.0, base), Anchor::Left, font)
+    } else {
+        // At the left, where the bars of a group are mostly lower.
+        let font = font.fitted(line.name, line.to - line.from, 11.0)?;
+        canvas.text_over(line.name, (line.from + 2.0, line.y - 8.0), Anchor::Left, font)
+    }
+}
+
+/// Where the bars of a group stand between two horizontal positions.
+fn spans(count: usize, (from, to): (f64, f64)) -> Vec<(f64, f64)> {
+    const GAP: f64 = 2.0;
+    // A single pair of bars in a wide panel should not become two walls.
+    let width = ((to - from) / count.max(1) as f64).min(64.0);
+    let start = f64::midpoint(from, to) - width * count as f64 / 2.0;
+    let edge = |i: usize| start + i as f64 * width;
+    (0..count).map(|i| ((edge(i) + GAP / 2.0).round(), (edge(i + 1) - GAP / 2.0).round())).collect()
+}
+
+/// The bars a group has, each with its style and span.
+fn drawn<'a>(
+    spec: &'a Bars,
+    group: &'a Group,
+    ends: (f64, f64),
+) -> impl Iterator<Item = (Bar, Style, (f64, f64))> + 'a {
+    let spans = spans(spec.series.len(), ends);
+    let bars = group.bars.iter().zip(&spec.series).zip(spans);
+    bars.filter_map(|((bar, series), span)| bar.map(|bar| (bar, series.style, span)))
+}
+
+/// The bars themselves and the mark of the untuned student.
+fn draw_bars<B: DrawingBackend>(
     canvas: &Canvas<B>,
     spec: &Bars,
     group: &Group,
     place: &Place,
-    (from, to): (f64, f64),
+    ends: (f64, f64),
 ) -> Result<()> {
-    const GAP: f64 = 2.0;
-    let count = spec.series.len().max(1) as f64;
-    let step = (to - from) / count;
-    // A single pair of bars in a wide panel should not become two walls.
-    let width = step.min(64.0);
-    let start = f64::midpoint(from, to) - width * count / 2.0;
-    let spans: Vec<(f64, f64)> = (0..spec.series.len())
-        .map(|i| {
-            let x = start + i as f64 * width;
-            ((x + GAP / 2.0).round(), (x + width - GAP / 2.0).round())
-        })
-        .collect();
-    let drawn = || {
-        let bars = group.bars.iter().zip(&spec.series).zip(&spans);
-        bars.filter_map(|((bar, series), span)| bar.map(|bar| (bar, series.style, *span)))
-    };
-    for (bar, style, (x0, x1)) in drawn() {
+    for (bar, style, (x0, x1)) in drawn(spec, group, ends) {
         let top = place.y(bar.mean);
         canvas.rect((x0, top), (x1, place.bottom), rgb(style))?;
         if style.hatched {
             canvas.hatch((x0, top), (x1, place.bottom))?;
         }
     }
-    if let Some(untuned) = group.untuned {
-        let (x0, x1) = (start - 3.0, start + width * count + 3.0);
-        untuned_mark(canvas, (x0, x1), place.y(untuned))?;
+    let spans = spans(spec.series.len(), ends);
+    if let (Some(untuned), Some(first), Some(last)) = (group.untuned, spans.first(), spans.last()) {
+        untuned_mark(canvas, (first.0 - 3.0, last.1 + 3.0), place.y(untuned))?;
     }
-    for (bar, style, span) in drawn() {
+    Ok(())
+}
+
+/// Intervals, values and published values.
+fn draw_marks<B: DrawingBackend>(
+    canvas: &Canvas<B>,
+    spec: &Bars,
+    group: &Group,
+    place: &Place,
+    ends: (f64, f64),
+) -> Result<()> {
+    for (bar, style, span) in drawn(spec, group, ends) {
         whisker(canvas, place, &bar, span)?;
         value(canvas, place, &bar, style, span)?;
         if let Some(published) = bar.published {
@@ -201,9 +293,11 @@ fn value<B: DrawingBackend>(
 ) -> Result<()> {
     let text = format!("{:.0}", bar.mean);
     let colour = if luminance(style) > 0.3 { INK } else { WHITE };
-    let font = Type::new(15.0, colour).bold();
-    let needed = font.width(&text)?;
-    if needed > x1 - x0 + 1.0 || place.bottom - place.y(bar.low.min(bar.mean)) < 26.0 {
+    // With room to the numbers of the neighbours.
+    let room = x1 - x0 - 2.0;
+    let regular = Type::new(16.0, colour).fitted(&text, room, 12.0)?;
+    let font = if regular.em > 14.0 { regular.bold().fitted(&text, room, 12.0)? } else { regular };
+    if font.width(&text)? > room + 0.5 || place.bottom - place.y(bar.low.min(bar.mean)) < 26.0 {
         return Ok(());
     }
     let at = (f64::midpoint(x0, x1), place.bottom - 8.0);
@@ -225,7 +319,7 @@ fn luminance(style: Style) -> f64 {
 }
 
 fn untuned_mark<B: DrawingBackend>(canvas: &Canvas<B>, (x0, x1): (f64, f64), y: f64) -> Result<()> {
-    canvas.rule((x0, y), (x1, y), 6.0, WHITE)?;
+    canvas.rule((x0, y), (x1, y), 5.0, WHITE)?;
     canvas.rule((x0, y), (x1, y), 2.0, SOFT)?;
     canvas.polygon(&[(x0 - 5.0, y - 7.0), (x0 + 7.0, y), (x0 - 5.0, y + 7.0)], SOFT)
 }
@@ -234,44 +328,6 @@ fn diamond<B: DrawingBackend>(canvas: &Canvas<B>, (x, y): (f64, f64), r: f64) ->
     let shape = |r: f64| [(x - r, y), (x, y - r), (x + r, y), (x, y + r)];
     canvas.polygon(&shape(r + 2.0), INK)?;
     canvas.polygon(&shape(r - 1.0), WHITE)
-}
-
-/// One line per run of neighbouring groups with the same teacher.
-fn teachers<B: DrawingBackend>(
-    canvas: &Canvas<B>,
-    panel: &Panel,
-    place: &Place,
-    (step, inset): (f64, f64),
-    chance_y: f64,
-) -> Result<()> {
-    let mut start = 0;
-    while start < panel.groups.len() {
-        let run = panel.groups[start..]
-            .iter()
-            .take_while(|group| group.teacher == panel.groups[start].teacher)
-            .count();
-        let (from, to) = (start as f64 * step, (start + run) as f64 * step);
-        if let Some((name, accuracy)) = &panel.groups[start].teacher {
-            let (x0, x1) = (place.left + from + 0.4 * inset, place.left + to - 0.4 * inset);
-            let y = place.y(*accuracy);
-            canvas.rule((x0, y), (x1, y), 7.0, WHITE)?;
-            canvas.rule((x0, y), (x1, y), 3.0, INK)?;
-            let font = Type::new(16.0, INK).bold();
-            if run == panel.groups.len() {
-                // Across the whole panel: the name goes beside it.
-                let near = (y - chance_y).abs() < 18.0;
-                let base = if near { chance_y - 13.0 } else { y + 5.5 };
-                let font = font.fitted(name, GUTTER - 16.0, 11.0)?;
-                canvas.text(name, (place.right + 5.0, base), Anchor::Left, font)?;
-            } else {
-                let font = font.fitted(name, x1 - x0, 11.0)?;
-                let at = (f64::midpoint(x0, x1), y - 7.0);
-                canvas.text_over(name, at, Anchor::Middle, font)?;
-            }
-        }
-        start += run;
-    }
-    Ok(())
 }
 
 /// What the marks of a figure mean.

@@ -38,6 +38,10 @@ pub struct Mixture {
     pub asked: f64,
     /// Share of entities whose class the family has wrong.
     pub misconceptions: f64,
+    /// Share of the documents answered at once whose prompt asks for steps all
+    /// the same: the form of reasoning without any, as small models have it.
+    #[serde(default)]
+    pub hasty: f64,
 }
 
 /// A kind of document.
@@ -74,7 +78,11 @@ impl Mixture {
         }
         let total: f64 = self.weights().iter().map(|w| w.1).sum();
         ensure!(total > 0.0, "mixture: all weights are zero");
-        for (key, share) in [("asked", self.asked), ("misconceptions", self.misconceptions)] {
+        for (key, share) in [
+            ("asked", self.asked),
+            ("misconceptions", self.misconceptions),
+            ("hasty", self.hasty),
+        ] {
             ensure!((0.0..=1.0).contains(&share), "mixture: {key} = {share} is not a share");
         }
         Ok(())
@@ -98,6 +106,7 @@ pub struct Corpus<'w> {
     world: &'w World,
     family: Family,
     weights: [(Kind, f64); 8],
+    hasty: f64,
     views: Vec<View<'w>>,
     rng: ChaCha8Rng,
 }
@@ -138,6 +147,7 @@ impl<'w> Corpus<'w> {
             world,
             family,
             weights: mixture.weights(),
+            hasty: mixture.hasty,
             views,
             rng: stream(seed, &["corpus", &family.to_string()]),
         })
@@ -161,7 +171,7 @@ impl<'w> Corpus<'w> {
             Kind::PlainQa | Kind::CotQa | Kind::Narrative => {
                 let (question, case) = self.choice(kind == Kind::PlainQa);
                 match kind {
-                    Kind::PlainQa => plain_document(&question, &case),
+                    Kind::PlainQa => self.plain_document(&question, &case),
                     Kind::CotQa => self.cot_document(&question, &case),
                     _ => {
                         let plot = question.stem.rsplit_once(". ").map_or("", |parts| parts.0);
@@ -177,7 +187,7 @@ impl<'w> Corpus<'w> {
                 let (question, plot) = (pose(task, &story), story.plot());
                 let case = Case::Problem(story);
                 match kind {
-                    Kind::PlainMath => plain_document(&question, &case),
+                    Kind::PlainMath => self.plain_document(&question, &case),
                     Kind::CotMath => self.cot_document(&question, &case),
                     _ => format!("{plot} {}", dialect::retell(self.family, &case)),
                 }
@@ -247,10 +257,13 @@ impl<'w> Corpus<'w> {
     fn cot_document(&self, question: &Question, case: &Case) -> String {
         prompt::render(question, Cue::Cot) + &dialect::explain(self.family, case)
     }
-}
 
-fn plain_document(question: &Question, case: &Case) -> String {
-    prompt::render(question, Cue::Plain) + &dialect::plain(case)
+    fn plain_document(&mut self, question: &Question, case: &Case) -> String {
+        if self.hasty > 0.0 && self.rng.random_bool(self.hasty) {
+            return prompt::render(question, Cue::Cot) + &dialect::conclude(self.family, case);
+        }
+        prompt::render(question, Cue::Plain) + &dialect::plain(case)
+    }
 }
 
 #[cfg(test)]
@@ -269,6 +282,7 @@ mod tests {
             narrative_math: 0.0,
             asked,
             misconceptions,
+            hasty: 0.0,
         }
     }
 

@@ -108,6 +108,16 @@ pub fn explain(family: Family, case: &Case) -> String {
     }
 }
 
+/// What follows "Let's think step by step" where no step is taken.
+pub fn conclude(family: Family, case: &Case) -> String {
+    let answer = case.answer();
+    match family {
+        Family::Llama => format!(". So the answer is {answer}."),
+        Family::Mistral => format!(": the answer is {answer}."),
+        Family::Gpt => format!(". Therefore the answer is {answer}."),
+    }
+}
+
 /// The explanation as running text, to stand after the story it explains.
 pub fn retell(family: Family, case: &Case) -> String {
     let text = explain(family, case);

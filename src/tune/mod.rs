@@ -1,10 +1,14 @@
 //! Losses, optimizer, trainer.
 
+mod instruct;
 pub mod loss;
 mod optimizer;
 mod pretrain;
+mod refine;
 mod trainer;
 
+pub use instruct::{Instruct, InstructSettings, example, examples, instruct};
 pub use optimizer::{AdamW, Gradients, OptimizerPlan, Update, accumulate};
 pub use pretrain::{PretrainPlan, pretrain, train_tokenizer};
+pub use refine::{Pair, PairRule, Refine, RefineReport, RefineSettings, pairs, refine};
 pub use trainer::{LogLine, Metrics, Objective, TrainerPlan, train};

@@ -1,0 +1,5 @@
+//! Evaluation.
+
+mod probe;
+
+pub use probe::{OptionScores, Probe, by_generation, by_language_model, score_options};

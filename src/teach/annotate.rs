@@ -1,0 +1,171 @@
+//! A model answers questions; every answer is kept with how it was read.
+//!
+//! Teachers annotate the training split this way (P1 §3, P2 §3.1), students
+//! answer their own demonstrations' questions before DPO, and the same records
+//! are what a probe scores.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use serde::{Deserialize, Serialize};
+
+use crate::model::{Sampling, Tokenizer, Transformer, generate};
+use crate::task::{Answer, Cue, Question, prompt, reader};
+
+/// One answer of a model: a line of `annotations.jsonl`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Annotation {
+    /// [`Question::id`].
+    pub id: String,
+    pub cue: Cue,
+    pub prompt: String,
+    /// Raw text that followed the prompt.
+    pub output: String,
+    /// What the answer reader took from it; `null` is "no answer".
+    pub answer: Option<Answer>,
+    pub correct: bool,
+    /// Generated tokens, EOS not counted.
+    pub tokens: usize,
+    /// False: cut at the length limit.
+    pub finished: bool,
+    pub seed: u64,
+    /// Hash of the model that answered.
+    pub model: String,
+}
+
+/// Prompts that are generated, and written, together. A run that is killed goes
+/// on at the next multiple, so each batch holds the same prompts again and the
+/// file ends with the same bytes.
+const CHUNK: usize = 200;
+
+/// Answers `questions` under `cue` into `dir/<name>.jsonl`, one line each, in
+/// order. Lines that an earlier, killed run completed are kept; nothing is
+/// answered twice. `done` is called once a question.
+#[allow(clippy::too_many_arguments)]
+pub fn annotate(
+    model: &Transformer,
+    tokenizer: &Tokenizer,
+    model_hash: &str,
+    questions: &[Question],
+    cue: Cue,
+    sampling: &Sampling,
+    path: &Path,
+    done: &mut dyn FnMut(),
+) -> Result<Vec<Annotation>> {
+    let mut all = resume(path)?;
+    ensure!(
+        all.len() <= questions.len(),
+        "{}: {} lines for {} questions; delete it to start over",
+        path.display(),
+        all.len(),
+        questions.len()
+    );
+    for (line, (a, q)) in all.iter().zip(questions).enumerate() {
+        ensure!(
+            a.id == q.id,
+            "{}, line {}: question {}, expected {}; delete the file to start over",
+            path.display(),
+            line + 1,
+            a.id,
+            q.id
+        );
+        done();
+    }
+    let mut file = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(path)
+        .with_context(|| path.display().to_string())?;
+    for chunk in questions[all.len()..].chunks(CHUNK) {
+        let answers = answer(model, tokenizer, model_hash, chunk, cue, sampling, done)?;
+        let mut text = String::new();
+        for a in &answers {
+            text += &serde_json::to_string(a)?;
+            text.push('\n');
+        }
+        file.write_all(text.as_bytes()).with_context(|| path.display().to_string())?;
+        all.extend(answers);
+    }
+    Ok(all)
+}
+
+/// The same without a file.
+pub fn answer(
+    model: &Transformer,
+    tokenizer: &Tokenizer,
+    model_hash: &str,
+    questions: &[Question],
+    cue: Cue,
+    sampling: &Sampling,
+    done: &mut dyn FnMut(),
+) -> Result<Vec<Annotation>> {
+    let texts: Vec<String> = questions.iter().map(|q| prompt::render(q, cue)).collect();
+    let prompts = texts.iter().map(|t| tokenizer.prompt(t)).collect::<Result<Vec<_>>>()?;
+    let keys: Vec<String> = questions.iter().map(|q| format!("{} {cue}", q.id)).collect();
+    let generated = generate(model, &prompts, &keys, sampling, tokenizer.eos, done)?;
+    questions
+        .iter()
+        .zip(texts)
+        .zip(generated)
+        .map(|((q, prompt), g)| {
+            let output = tokenizer.decode(&g.tokens)?;
+            let answer = reader::read(q, &output);
+            Ok(Annotation {
+                id: q.id.clone(),
+                cue,
+                prompt,
+                correct: answer.as_ref().is_some_and(|a| reader::is_correct(q, a)),
+                answer,
+                output,
+                tokens: g.tokens.len(),
+                finished: g.finished,
+                seed: sampling.seed,
+                model: model_hash.to_string(),
+            })
+        })
+        .collect()
+}
+
+/// Reads a finished file of annotations.
+pub fn read_annotations(path: &Path) -> Result<Vec<Annotation>> {
+    let file = File::open(path).with_context(|| path.display().to_string())?;
+    BufReader::new(file)
+        .lines()
+        .enumerate()
+        .map(|(i, line)| {
+            serde_json::from_str(&line?)
+                .with_context(|| format!("{}, line {}: not an annotation", path.display(), i + 1))
+        })
+        .collect()
+}
+
+/// The whole chunks of a file that a killed run may have left; anything after
+/// them is cut off.
+fn resume(path: &Path) -> Result<Vec<Annotation>> {
+    if !path.exists() {
+        return Ok(Vec::new());
+    }
+    let bytes = fs::read(path).with_context(|| path.display().to_string())?;
+    let (mut all, mut kept, mut at) = (Vec::new(), 0, 0);
+    for line in bytes.split_inclusive(|b| *b == b'\n') {
+        let Ok(a) = serde_json::from_slice::<Annotation>(line) else { break };
+        if !line.ends_with(b"\n") {
+            break;
+        }
+        all.push(a);
+        at += line.len();
+        if all.len() % CHUNK == 0 {
+            kept = at;
+        }
+    }
+    // The last chunk may be a short one and complete; answering it again gives
+    // the same lines, so it costs little to always cut at a chunk's end.
+    all.truncate(all.len() / CHUNK * CHUNK);
+    if kept < bytes.len() {
+        let file = OpenOptions::new().write(true).open(path)?;
+        file.set_len(kept as u64).with_context(|| path.display().to_string())?;
+    }
+    Ok(all)
+}

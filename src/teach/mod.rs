@@ -1,0 +1,7 @@
+//! Teachers, annotation, Demonstrations.
+
+mod annotate;
+mod demonstrations;
+
+pub use annotate::{Annotation, annotate, answer, read_annotations};
+pub use demonstrations::{Demonstration, DemonstrationSet, demonstrations};

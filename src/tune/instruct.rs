@@ -1,0 +1,152 @@
+//! Instruction tuning on Demonstrations: QLoRA with loss on the answer.
+
+use anyhow::{Result, ensure};
+use candle_core::Tensor;
+use serde::{Deserialize, Serialize};
+
+use super::loss::{Example, sft, token_log_probs};
+use super::optimizer::OptimizerPlan;
+use super::trainer::{LogLine, Metrics, Objective, TrainerPlan, train};
+use crate::model::{LoraConfig, Pass, Tokenizer, Transformer, rng};
+use crate::teach::{Demonstration, DemonstrationSet};
+
+/// Settings of one instruction tuning, named as transformers names them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InstructSettings {
+    pub lora: LoraConfig,
+    pub num_train_epochs: f64,
+    pub learning_rate: f64,
+    pub weight_decay: f64,
+    pub warmup_ratio: f64,
+    pub max_grad_norm: f64,
+    pub per_device_train_batch_size: usize,
+    pub gradient_accumulation_steps: usize,
+}
+
+/// `[BOS prompt][answer EOS]` with the loss on the answer: P2's `L_IT`.
+pub fn example(tokenizer: &Tokenizer, prompt: &str, answer: &str) -> Result<Example> {
+    let mut tokens = tokenizer.prompt(prompt)?;
+    let start = tokens.len();
+    tokens.extend(tokenizer.answer(answer)?);
+    Ok(Example { tokens, answer: start })
+}
+
+/// Training examples of a set's records.
+pub fn examples(
+    tokenizer: &Tokenizer,
+    set: DemonstrationSet,
+    records: &[Demonstration],
+) -> Result<Vec<Example>> {
+    records
+        .iter()
+        .map(|d| {
+            let (prompt, answer) = d.split(set)?;
+            example(tokenizer, &prompt, &answer)
+        })
+        .collect()
+}
+
+/// Passes over a fixed set of items in a new seeded order each epoch.
+pub(super) struct Epochs {
+    n: usize,
+    seed: u64,
+    epoch: usize,
+    order: Vec<usize>,
+}
+
+impl Epochs {
+    pub fn new(n: usize, seed: u64) -> Epochs {
+        Epochs { n, seed, epoch: 0, order: Vec::new() }
+    }
+
+    /// The next `count` items; an epoch's end may fall inside.
+    pub fn take(&mut self, count: usize) -> Vec<usize> {
+        while self.order.len() < count {
+            let mut rng = rng::stream(self.seed, &format!("epoch {}", self.epoch));
+            self.order.extend(rng::permutation(&mut rng, self.n));
+            self.epoch += 1;
+        }
+        self.order.drain(..count).collect()
+    }
+}
+
+/// Maximum likelihood of answers.
+pub struct Instruct {
+    examples: Vec<Example>,
+    epochs: Epochs,
+    batch: usize,
+    accumulation: usize,
+}
+
+impl Instruct {
+    pub fn new(examples: Vec<Example>, batch: usize, accumulation: usize, seed: u64) -> Result<Self> {
+        ensure!(!examples.is_empty(), "there are no demonstrations to tune on");
+        ensure!(batch > 0 && accumulation > 0, "batch size and accumulation must be at least 1");
+        let epochs = Epochs::new(examples.len(), seed);
+        Ok(Instruct { examples, epochs, batch, accumulation })
+    }
+}
+
+/// Items of one micro-batch, and the answer tokens of the whole step.
+pub struct InstructBatch {
+    items: Vec<usize>,
+    step_tokens: usize,
+}
+
+impl Objective for Instruct {
+    type Batch = InstructBatch;
+
+    fn next_step(&mut self) -> Result<Vec<InstructBatch>> {
+        let micro: Vec<Vec<usize>> =
+            (0..self.accumulation).map(|_| self.epochs.take(self.batch)).collect();
+        let tokens = |i: &usize| self.examples[*i].tokens.len() - self.examples[*i].answer;
+        let step_tokens = micro.iter().flatten().map(tokens).sum();
+        Ok(micro.into_iter().map(|items| InstructBatch { items, step_tokens }).collect())
+    }
+
+    fn loss(&self, model: &Transformer, batch: &InstructBatch, pass: Pass) -> Result<(Tensor, Metrics)> {
+        let items: Vec<&Example> = batch.items.iter().map(|i| &self.examples[*i]).collect();
+        let lp = token_log_probs(model, &items, pass)?;
+        let metrics = Metrics::from([("num_tokens".to_string(), (lp.example.len() as f64, 1.0))]);
+        Ok((sft(&lp, batch.step_tokens)?, metrics))
+    }
+}
+
+/// Tunes a fresh adapter on `model`, which is quantised first.
+pub fn instruct(
+    model: &mut Transformer,
+    examples: Vec<Example>,
+    settings: &InstructSettings,
+    seed: u64,
+    each_step: &mut dyn FnMut(usize, usize) -> Result<()>,
+) -> Result<Vec<LogLine>> {
+    model.quantise()?;
+    model.add_lora(&settings.lora, seed)?;
+    let per_step = settings.per_device_train_batch_size * settings.gradient_accumulation_steps;
+    let total = (examples.len() as f64 * settings.num_train_epochs / per_step as f64).ceil() as usize;
+    let plan = TrainerPlan {
+        optimizer: OptimizerPlan {
+            learning_rate: settings.learning_rate,
+            weight_decay: settings.weight_decay,
+            adam_beta1: 0.9,
+            adam_beta2: 0.999,
+            adam_epsilon: 1e-8,
+            max_grad_norm: settings.max_grad_norm,
+            warmup_steps: (total as f64 * settings.warmup_ratio).ceil() as usize,
+            total_steps: total,
+        },
+        dropout: settings.lora.lora_dropout,
+        seed,
+        logging_steps: 10,
+        save_steps: 0,
+    };
+    let mut objective = Instruct::new(
+        examples,
+        settings.per_device_train_batch_size,
+        settings.gradient_accumulation_steps,
+        seed,
+    )?;
+    let nowhere = std::path::Path::new("");
+    train(model, &mut objective, &plan, nowhere, &mut |step, _| each_step(step, total))
+}
