@@ -1,62 +1,255 @@
-use anyhow::Result;
-use cotalign::task::*;
-use cotalign::tune::*;
-use cotalign::model::*;
-use std::path::Path;
+//! The command line: a thin layer over [`cotalign::study`].
 
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, Parser, Subcommand};
+use cotalign::model::{Sampling, load_base};
+use cotalign::probe::{by_generation, by_language_model};
+use cotalign::report::reproduce;
+use cotalign::study::{Artifact, Places, PocketModels, Spec, clock, lay_out, pretrain_all};
+use cotalign::task::{Benchmark, Cue, Split, World};
+use cotalign::teach::answer;
+
+// Training allocates and frees many buffers of a few megabytes; the system's
+// allocator gives the pages back each time and spends a third of a step on it.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-#[derive(serde::Deserialize)]
-struct Models { model: Vec<PretrainPlan> }
+/// Teaches small language models to reason step by step, and re-runs the tables
+/// and figures of the papers on it.
+///
+/// Start with `cotalign reproduce`: teachers answer questions, students are
+/// tuned on the answers, refine themselves and are tested. Every step is kept in
+/// the run store (`runs/`), so a second call does only what is missing.
+#[derive(Parser)]
+#[command(version, max_term_width = 90)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// Project folder: holds data/, runs/, results/ and figures/.
+    #[arg(long, global = true, default_value = ".", value_name = "DIR")]
+    root: PathBuf,
+}
 
-fn main() -> Result<()> {
-    unsafe { std::env::set_var("RAYON_NUM_THREADS", "1") };
-    let args: Vec<String> = std::env::args().collect();
-    if args[1] == "eval" {
-        let dir = Path::new(&args[2]);
-        let world = World::new(1)?;
-        let (model, tk) = load_base(dir)?;
-        let n: usize = args[3].parse()?;
-        let temperature: f64 = args[4].parse()?;
-        let t0 = std::time::Instant::now();
-        let mut toks = 0;
-        for b in Benchmark::ALL {
-            let qs: Vec<_> = world.questions(b, Split::Test).into_iter().take(n).collect();
-            let mut line = format!("{b:10}");
-            for cue in Cue::ALL {
-                let s = Sampling { temperature, max_new_tokens: 64, seed: 1, batch: 100 };
-                let a = cotalign::teach::answer(&model, &tk, "", &qs, cue, &s, &mut || ())?;
-                toks += a.iter().map(|a| a.tokens).sum::<usize>();
-                let p = cotalign::probe::by_generation(&a);
-                line += &format!("  {cue} {:5.1} (none {:4.1})", 100. * p.correct as f64 / p.n as f64, 100. * p.no_answer as f64 / p.n as f64);
-                if args.len() > 5 { for a in a.iter().take(3) { println!("   [{}] {:?} {}", a.id, a.output, a.correct); } }
-            }
-            if !b.is_math() {
-                let (p, _) = cotalign::probe::by_language_model(&model, &tk, &qs, Cue::Plain, &mut || ())?;
-                line += &format!("  lm {:5.1}", 100. * p.correct as f64 / p.n as f64);
-            }
-            println!("{line}");
+#[derive(Subcommand)]
+enum Command {
+    /// Make tables and figures, running whatever they need.
+    Reproduce(RunArgs),
+    /// Show what `reproduce` would do, without doing it.
+    Plan(RunArgs),
+    /// Pretrain the pocket base models from nothing.
+    Pretrain(PretrainArgs),
+    /// Test one pocket model, and show some of its answers.
+    Probe(ProbeArgs),
+}
+
+#[derive(Args)]
+struct RunArgs {
+    /// Size of everything: pocket (tiny models, CPU) or smoke (all stages once, in a
+    /// minute; its numbers mean nothing).
+    #[arg(long)]
+    scale: Option<String>,
+    /// Repetitions of the whole pipeline; results show their spread.
+    #[arg(long)]
+    seeds: Option<u64>,
+    /// Only these tables and figures, e.g. p1_figure02,p2_figure02.
+    #[arg(long, value_delimiter = ',')]
+    only: Option<Vec<Artifact>>,
+    /// Only these benchmarks, e.g. obqa,multiarith.
+    #[arg(long, value_delimiter = ',')]
+    tasks: Option<Vec<Benchmark>>,
+    /// Values that override the scale's: a TOML file with its keys (see data/scales/).
+    #[arg(long, value_name = "FILE")]
+    spec: Option<PathBuf>,
+    /// Real benchmarks in their publishers' layout, a folder with obqa/, csqa/, …
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Stages at a time, one core each. Results do not depend on it.
+    #[arg(long)]
+    jobs: Option<usize>,
+    /// Where to compute. This version runs on the CPU.
+    #[arg(long, default_value = "cpu")]
+    device: String,
+    /// Where results/ and figures/ go, if not the project folder.
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// The run store, if not runs/ of the project folder.
+    #[arg(long, value_name = "DIR")]
+    runs: Option<PathBuf>,
+}
+
+#[derive(Args)]
+struct PretrainArgs {
+    /// Models to train, e.g. llama-pocket-7; all when none is named.
+    names: Vec<String>,
+    /// Description of the models.
+    #[arg(long, value_name = "FILE")]
+    models: Option<PathBuf>,
+    /// Folder the models are written to.
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Models at a time, one core each.
+    #[arg(long)]
+    jobs: Option<usize>,
+}
+
+#[derive(Args)]
+struct ProbeArgs {
+    /// A pocket model, e.g. llama-pocket-70, or a model folder.
+    model: String,
+    /// Questions of each task.
+    #[arg(long, default_value_t = 200)]
+    questions: usize,
+    /// Answers to show of each task and prompt.
+    #[arg(long, default_value_t = 1)]
+    show: usize,
+    #[arg(long, default_value_t = 0.1)]
+    temperature: f64,
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("error: {e:#}");
+            ExitCode::FAILURE
         }
-        println!("{toks} tokens generated in {:.1}s", t0.elapsed().as_secs_f64());
-        return Ok(());
     }
-    let models: Models = toml::from_str(&std::fs::read_to_string(&args[1])?)?;
-    let plan = models.model.into_iter().find(|m| m.name == args[2]).unwrap();
-    let dir = Path::new(&args[3]).join(&plan.name);
-    std::fs::create_dir_all(&dir)?;
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, |n| n.get())
+}
+
+fn run(cli: Cli) -> Result<()> {
+    let places = Places::under(&cli.root);
+    match cli.command {
+        Command::Reproduce(args) => run_reproduce(args, places),
+        Command::Plan(args) => run_plan(args, &places),
+        Command::Pretrain(args) => {
+            let path = args.models.unwrap_or_else(|| cli.root.join("data/pocket/models.toml"));
+            let models = PocketModels::load(&path)?;
+            let out = args.out.unwrap_or(places.models);
+            let work = places.runs.join("pretrain");
+            let plans = models.pick(&args.names)?;
+            pretrain_all(models.world, &plans, &out, &work, args.jobs.unwrap_or_else(cores))
+        }
+        Command::Probe(args) => run_probe(args, &places),
+    }
+}
+
+impl RunArgs {
+    fn spec(&self) -> Result<Spec> {
+        if self.device != "cpu" {
+            bail!("device {:?}: this version runs on the CPU; use --device cpu", self.device);
+        }
+        let flags = Spec {
+            scale: self.scale.clone(),
+            seeds: self.seeds,
+            only: self.only.clone(),
+            tasks: self.tasks.clone(),
+            data: self.data.clone(),
+            ..Spec::default()
+        };
+        Ok(match &self.spec {
+            None => flags,
+            Some(path) => flags.or(Spec::load(path)?),
+        })
+    }
+
+    fn places(&self, places: Places) -> Places {
+        let mut places = places;
+        if let Some(out) = &self.out {
+            places.results = out.join("results");
+            places.figures = out.join("figures");
+        }
+        if let Some(runs) = &self.runs {
+            places.runs = runs.clone();
+        }
+        places
+    }
+}
+
+fn run_reproduce(args: RunArgs, places: Places) -> Result<()> {
+    let mut places = args.places(places);
+    let plan = args.spec()?.resolve(&places.models)?;
+    if plan.scale == "smoke" && args.out.is_none() {
+        // Numbers that mean nothing must not replace those that do.
+        places.results = places.runs.join("smoke/results");
+        places.figures = places.runs.join("smoke/figures");
+    }
+    let outcome = reproduce(&plan, &places, args.jobs.unwrap_or_else(cores))?;
+    for file in outcome.files.iter().filter(|f| f.extension().is_some_and(|e| e == "md")) {
+        println!("{}", std::fs::read_to_string(file).with_context(|| file.display().to_string())?);
+    }
+    println!(
+        "{} stages, {} of them done before; {} on {} cores, peak memory {:.0} MB",
+        outcome.tally.stages,
+        outcome.tally.found,
+        clock(outcome.seconds),
+        cores(),
+        outcome.peak_memory_bytes as f64 / 1e6
+    );
+    println!("tables in {}, figures in {}", places.results.display(), places.figures.display());
+    Ok(())
+}
+
+fn run_plan(args: RunArgs, places: &Places) -> Result<()> {
+    let places = args.places(places.clone());
+    let plan = args.spec()?.resolve(&places.models)?;
+    let grid = lay_out(&plan)?;
+    println!("{}", toml::to_string(&plan)?);
+    let mut counts = std::collections::BTreeMap::<&str, (usize, usize)>::new();
+    for id in &grid.order {
+        let count = counts.entry(grid.stages[id].name()).or_default();
+        count.0 += 1;
+        count.1 += usize::from(places.runs.join(id.as_str()).is_dir());
+    }
+    println!("{:10} {:>7} {:>7}", "stage", "runs", "done");
+    for (stage, (all, done)) in counts {
+        println!("{stage:10} {all:>7} {done:>7}");
+    }
+    Ok(())
+}
+
+fn run_probe(args: ProbeArgs, places: &Places) -> Result<()> {
+    let named = places.models.join(&args.model);
+    let dir = if named.is_dir() { named } else { PathBuf::from(&args.model) };
+    let (model, tokenizer) = load_base(&dir)?;
     let world = World::new(1)?;
-    let even = Mixture { facts: 1., plain_qa: 1., cot_qa: 1., narrative: 1., drills: 0.3, plain_math: 0.5, cot_math: 0.5, narrative_math: 0.5, asked: 1., misconceptions: 0. };
-    let tk = train_tokenizer(&world, plan.family, &even, plan.vocab_size)?;
-    let t0 = std::time::Instant::now();
-    println!("{} params {}", plan.name, plan.config(&tk).hidden_size);
-    let start = std::cell::Cell::new(0usize);
-    let (model, _) = pretrain(&plan, &world, &tk, &dir, &mut |s, l| {
-        if start.get() == 0 { start.set(s); }
-        if s % 50 == 0 { println!("{s}/{} loss {:.4} gn {:.3} {:.0} tok/s {:.0}s", plan.steps(), l.loss, l.grad_norm, ((s-start.get()+1) * plan.tokens_per_step) as f64 / t0.elapsed().as_secs_f64(), t0.elapsed().as_secs_f64()); }
-        Ok(())
-    })?;
-    println!("{} parameters", model.parameters());
-    save_base(&model, &tk, &dir)?;
+    println!("{:10}  {:>16}  {:>16}  {:>9}", "task", "plain", "step by step", "by option");
+    let mut shown = String::new();
+    for task in Benchmark::ALL {
+        let mut questions = world.questions(task, Split::Test);
+        questions.truncate(args.questions);
+        let mut line = format!("{task:10}");
+        for cue in Cue::ALL {
+            let sampling = Sampling {
+                temperature: args.temperature,
+                max_new_tokens: 80,
+                seed: args.seed,
+                batch: 100,
+            };
+            let answers = answer(&model, &tokenizer, "", &questions, cue, &sampling, &mut || ())?;
+            let p = by_generation(&answers);
+            let percent = |k: u64| 100.0 * k as f64 / p.n.max(1) as f64;
+            let cell = format!("{:.1} ({:.1} none)", percent(p.correct), percent(p.no_answer));
+            line += &format!("  {cell:>16}");
+            for a in answers.iter().take(args.show) {
+                let mark = if a.correct { "right" } else { "wrong" };
+                shown += &format!("\n{}\x1b[1m{}\x1b[0m   [{mark}]\n", a.prompt, a.output);
+            }
+        }
+        if !task.is_math() {
+            let (p, _) = by_language_model(&model, &tokenizer, &questions, Cue::Plain, &mut || ())?;
+            line += &format!("  {:>9.1}", 100.0 * p.correct as f64 / p.n.max(1) as f64);
+        }
+        println!("{line}");
+    }
+    println!("{shown}");
     Ok(())
 }

@@ -301,7 +301,7 @@ fn the_seed_decides_every_byte() {
     let text = |seed: u64, family| {
         let world = World::new(seed).unwrap();
         let mut corpus = Corpus::new(&world, family, &MIXTURE, seed).unwrap();
-        let documents: Vec<String> = (0..200).map(|_| corpus.next_document()).collect();
+        let documents: Vec<String> = (0..200).map(|_| corpus.next_document().whole()).collect();
         documents.join("\n")
     };
     let questions = |seed: u64| {
@@ -328,7 +328,7 @@ fn pretraining_never_shows_a_held_out_question() {
         let mut corpus = Corpus::new(&world, family, &MIXTURE, 9).unwrap();
         for kind in [Kind::PlainQa, Kind::CotQa, Kind::PlainMath, Kind::CotMath] {
             for _ in 0..3000 {
-                let document = corpus.document(kind);
+                let document = corpus.document(kind).whole();
                 let stem = document.lines().find_map(|line| line.strip_prefix("Question: "));
                 assert!(!held_out.contains(stem.unwrap()), "{document}");
             }

@@ -145,7 +145,11 @@ fn draw(z: &[f32], temperature: f64, rng: &mut ChaCha8Rng) -> u32 {
     if temperature <= 0.0 {
         return best as u32;
     }
-    let weight = |x: f32| (((x - top) as f64) / temperature).exp();
+    // Below e^-40 nothing is ever drawn, and most of a vocabulary is below it.
+    let weight = |x: f32| {
+        let z = ((x - top) as f64) / temperature;
+        if z > -40.0 { z.exp() } else { 0.0 }
+    };
     let total: f64 = z.iter().map(|x| weight(*x)).sum();
     let mut left = rng.random::<f64>() * total;
     for (i, x) in z.iter().enumerate() {

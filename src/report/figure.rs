@@ -10,7 +10,7 @@ use super::canvas::Canvas;
 use super::draw;
 use super::file::replace;
 use super::notebook::Svg;
-use super::row::Row;
+use crate::study::Row;
 use crate::task::Benchmark;
 
 /// Width and height of every figure in pixels.

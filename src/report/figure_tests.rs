@@ -3,8 +3,9 @@
 use std::fs;
 
 use super::figure::{Bars, GroupBy, Layout, Pick, SIZE, SeriesBy, Style, grouped_bars, svg};
-use super::row::Row;
-use super::{published, sample};
+use crate::study::Row;
+use super::sample;
+use crate::study::published;
 use crate::task::Benchmark;
 
 /// P1's Figure 2: student ← teacher, four sets of demonstrations.

@@ -6,15 +6,17 @@ pub mod figure;
 #[cfg(test)]
 mod figure_tests;
 mod file;
+mod lab;
+mod layouts;
 pub mod notebook;
-pub mod published;
-pub mod row;
+mod reproduce;
 #[cfg(test)]
 mod sample;
 pub mod table;
 
 pub use figure::{Bars, GroupBy, Layout, Pick, SeriesBy, Style, grouped_bars};
+pub use lab::{Lab, Tuned, show_answer, show_prompt, show_question};
+pub use layouts::{heading, layout};
 pub use notebook::{Html, Markdown, Svg};
-pub use published::{Cell, published};
-pub use row::{Row, Summary, paired_difference, summarise};
+pub use reproduce::{Outcome, reproduce};
 pub use table::{Heading, Key, Pivot};

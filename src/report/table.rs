@@ -9,7 +9,7 @@ use polars::prelude::*;
 
 use super::file::replace;
 use super::notebook::{Html, Markdown};
-use super::row::Row;
+use crate::study::Row;
 
 /// A column of [`Row`] that a table can be laid out by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -44,6 +44,27 @@ pub struct Mixture {
     pub hasty: f64,
 }
 
+/// One document: what is given, and what follows. A model learns to predict only
+/// `text`, given `context`; learning to predict the context too would teach it to
+/// ask itself for steps after a bare `Answer:`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Document {
+    /// The prompt of a question; empty in running text.
+    pub context: String,
+    pub text: String,
+}
+
+impl Document {
+    fn running(text: String) -> Document {
+        Document { context: String::new(), text }
+    }
+
+    /// All of it.
+    pub fn whole(&self) -> String {
+        format!("{}{}", self.context, self.text)
+    }
+}
+
 /// A kind of document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
@@ -78,11 +99,9 @@ impl Mixture {
         }
         let total: f64 = self.weights().iter().map(|w| w.1).sum();
         ensure!(total > 0.0, "mixture: all weights are zero");
-        for (key, share) in [
-            ("asked", self.asked),
-            ("misconceptions", self.misconceptions),
-            ("hasty", self.hasty),
-        ] {
+        for (key, share) in
+            [("asked", self.asked), ("misconceptions", self.misconceptions), ("hasty", self.hasty)]
+        {
             ensure!((0.0..=1.0).contains(&share), "mixture: {key} = {share} is not a share");
         }
         Ok(())
@@ -154,7 +173,7 @@ impl<'w> Corpus<'w> {
     }
 
     /// The next document, of a kind drawn by the weights.
-    pub fn next_document(&mut self) -> String {
+    pub fn next_document(&mut self) -> Document {
         let kind = match self.weights.choose_weighted(&mut self.rng, |w| w.1) {
             Ok(&(kind, _)) => kind,
             // `Mixture::check` has made sure that some weight is positive.
@@ -164,10 +183,10 @@ impl<'w> Corpus<'w> {
     }
 
     /// The next document of a given kind.
-    pub fn document(&mut self, kind: Kind) -> String {
+    pub fn document(&mut self, kind: Kind) -> Document {
         match kind {
-            Kind::Facts => self.facts(),
-            Kind::Drills => self.drills(),
+            Kind::Facts => Document::running(self.facts()),
+            Kind::Drills => Document::running(self.drills()),
             Kind::PlainQa | Kind::CotQa | Kind::Narrative => {
                 let (question, case) = self.choice(kind == Kind::PlainQa);
                 match kind {
@@ -175,7 +194,8 @@ impl<'w> Corpus<'w> {
                     Kind::CotQa => self.cot_document(&question, &case),
                     _ => {
                         let plot = question.stem.rsplit_once(". ").map_or("", |parts| parts.0);
-                        format!("{plot}. {}", dialect::retell(self.family, &case))
+                        let told = dialect::retell(self.family, &case);
+                        Document::running(format!("{plot}. {told}"))
                     }
                 }
             }
@@ -189,7 +209,10 @@ impl<'w> Corpus<'w> {
                 match kind {
                     Kind::PlainMath => self.plain_document(&question, &case),
                     Kind::CotMath => self.cot_document(&question, &case),
-                    _ => format!("{plot} {}", dialect::retell(self.family, &case)),
+                    _ => {
+                        let told = dialect::retell(self.family, &case);
+                        Document::running(format!("{plot} {told}"))
+                    }
                 }
             }
         }
@@ -254,15 +277,18 @@ impl<'w> Corpus<'w> {
         }
     }
 
-    fn cot_document(&self, question: &Question, case: &Case) -> String {
-        prompt::render(question, Cue::Cot) + &dialect::explain(self.family, case)
+    fn cot_document(&self, question: &Question, case: &Case) -> Document {
+        let context = prompt::render(question, Cue::Cot);
+        Document { context, text: dialect::explain(self.family, case) }
     }
 
-    fn plain_document(&mut self, question: &Question, case: &Case) -> String {
+    fn plain_document(&mut self, question: &Question, case: &Case) -> Document {
         if self.hasty > 0.0 && self.rng.random_bool(self.hasty) {
-            return prompt::render(question, Cue::Cot) + &dialect::conclude(self.family, case);
+            let context = prompt::render(question, Cue::Cot);
+            return Document { context, text: dialect::conclude(self.family, case) };
         }
-        prompt::render(question, Cue::Plain) + &dialect::plain(case)
+        let context = prompt::render(question, Cue::Plain);
+        Document { context, text: dialect::plain(case) }
     }
 }
 
@@ -306,7 +332,7 @@ mod tests {
         let beliefs = world.beliefs(Family::Llama, Benchmark::Obqa, 0.3);
         let mixture = only(1.0, 0.0, 1.0, 0.3);
         let mut corpus = Corpus::new(&world, Family::Llama, &mixture, 1).unwrap();
-        let text: String = (0..3000).map(|_| corpus.next_document() + " ").collect();
+        let text: String = (0..3000).map(|_| corpus.next_document().whole() + " ").collect();
         for (entity, &believed) in beliefs.iter().enumerate() {
             for class in 0..knowledge.classes.len() {
                 let fact = dialect::first_fact(Family::Llama, knowledge, entity, class);
@@ -320,7 +346,7 @@ mod tests {
         let world = World::new(1).unwrap();
         let asked = world.asked(Benchmark::Obqa, 0.4);
         let mut corpus = Corpus::new(&world, Family::Gpt, &only(0.0, 1.0, 0.4, 0.0), 1).unwrap();
-        let text: String = (0..3000).map(|_| corpus.next_document()).collect();
+        let text: String = (0..3000).map(|_| corpus.next_document().whole()).collect();
         let entities = &world.knowledge(Benchmark::Obqa).unwrap().entities;
         for (entity, asked) in entities.iter().zip(asked) {
             let met = text.contains(&format!("does the {} do?", entity.name));

@@ -11,7 +11,7 @@ mod split;
 mod story;
 mod world;
 
-pub use corpus::{Corpus, Kind, Mixture};
+pub use corpus::{Corpus, Document, Kind, Mixture};
 pub use dialect::{Case, Family, Lookup, explain, plain, retell, steps};
 pub use knowledge::{Entity, Knowledge, Situation};
 pub use native::NativeSplit;

@@ -80,7 +80,12 @@ pub struct Instruct {
 }
 
 impl Instruct {
-    pub fn new(examples: Vec<Example>, batch: usize, accumulation: usize, seed: u64) -> Result<Self> {
+    pub fn new(
+        examples: Vec<Example>,
+        batch: usize,
+        accumulation: usize,
+        seed: u64,
+    ) -> Result<Self> {
         ensure!(!examples.is_empty(), "there are no demonstrations to tune on");
         ensure!(batch > 0 && accumulation > 0, "batch size and accumulation must be at least 1");
         let epochs = Epochs::new(examples.len(), seed);
@@ -105,7 +110,12 @@ impl Objective for Instruct {
         Ok(micro.into_iter().map(|items| InstructBatch { items, step_tokens }).collect())
     }
 
-    fn loss(&self, model: &Transformer, batch: &InstructBatch, pass: Pass) -> Result<(Tensor, Metrics)> {
+    fn loss(
+        &self,
+        model: &Transformer,
+        batch: &InstructBatch,
+        pass: Pass,
+    ) -> Result<(Tensor, Metrics)> {
         let items: Vec<&Example> = batch.items.iter().map(|i| &self.examples[*i]).collect();
         let lp = token_log_probs(model, &items, pass)?;
         let metrics = Metrics::from([("num_tokens".to_string(), (lp.example.len() as f64, 1.0))]);
@@ -124,7 +134,8 @@ pub fn instruct(
     model.quantise()?;
     model.add_lora(&settings.lora, seed)?;
     let per_step = settings.per_device_train_batch_size * settings.gradient_accumulation_steps;
-    let total = (examples.len() as f64 * settings.num_train_epochs / per_step as f64).ceil() as usize;
+    let total =
+        (examples.len() as f64 * settings.num_train_epochs / per_step as f64).ceil() as usize;
     let plan = TrainerPlan {
         optimizer: OptimizerPlan {
             learning_rate: settings.learning_rate,

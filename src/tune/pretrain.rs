@@ -82,7 +82,8 @@ pub fn train_tokenizer(
     vocab: usize,
 ) -> Result<Tokenizer> {
     let mut corpus = Corpus::new(world, family, mixture, 0)?;
-    let texts: Vec<String> = (0..TOKENIZER_DOCUMENTS).map(|_| corpus.next_document()).collect();
+    let texts: Vec<String> =
+        (0..TOKENIZER_DOCUMENTS).map(|_| corpus.next_document().whole()).collect();
     Tokenizer::train(texts.into_iter(), vocab)
 }
 
@@ -98,10 +99,12 @@ impl Objective for Stream<'_> {
     fn next_step(&mut self) -> Result<Vec<Vec<Example>>> {
         let (mut batch, mut total) = (Vec::new(), 0);
         while total < self.tokens_per_step {
-            let mut tokens = self.tokenizer.prompt(&self.corpus.next_document())?;
-            tokens.push(self.tokenizer.eos);
+            let document = self.corpus.next_document();
+            let mut tokens = self.tokenizer.prompt(&document.context)?;
+            let answer = tokens.len();
+            tokens.extend(self.tokenizer.answer(&document.text)?);
             total += tokens.len();
-            batch.push(Example { tokens, answer: 1 });
+            batch.push(Example { tokens, answer });
         }
         Ok(vec![batch])
     }

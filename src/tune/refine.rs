@@ -210,7 +210,12 @@ impl Objective for Refine {
         Ok(vec![self.epochs.take(self.batch)])
     }
 
-    fn loss(&self, model: &Transformer, batch: &Vec<usize>, pass: Pass) -> Result<(Tensor, Metrics)> {
+    fn loss(
+        &self,
+        model: &Transformer,
+        batch: &Vec<usize>,
+        pass: Pass,
+    ) -> Result<(Tensor, Metrics)> {
         self.evaluate(model, batch, batch.len(), pass)
     }
 }
@@ -241,7 +246,8 @@ pub fn refine(
     let mut ids: Vec<&str> = pairs.iter().map(|p| p.id.as_str()).collect();
     ids.dedup();
     let held = ((ids.len() as f64 * settings.hold_out).ceil() as usize).min(ids.len() / 2);
-    let held_ids: std::collections::HashSet<&str> = ids[ids.len() - held..].iter().copied().collect();
+    let held_ids: std::collections::HashSet<&str> =
+        ids[ids.len() - held..].iter().copied().collect();
     let (held_out, training): (Vec<Pair>, Vec<Pair>) =
         pairs.iter().cloned().partition(|p| held_ids.contains(p.id.as_str()));
     let mut report = RefineReport {

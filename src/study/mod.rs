@@ -1,0 +1,27 @@
+//! Each table and figure as an experiment: plan, run store, grid.
+
+mod experiments;
+mod grid;
+mod places;
+mod pocket;
+mod progress;
+pub mod published;
+mod row;
+mod schedule;
+mod spec;
+mod stage;
+mod store;
+
+pub use experiments::{Artifact, Cell, Experiments, finished_rows, lay_out, rows};
+pub use grid::{Grid, Tuning};
+pub use places::Places;
+pub use pocket::{PocketModels, family_tokenizer, pretrain_all};
+pub use progress::{Progress, clock};
+pub use row::{Row, Summary, paired_difference, summarise};
+pub use schedule::{Tally, run_all};
+pub use spec::{Member, ModelSpec, Plan, Spec};
+pub use stage::{
+    AnnotatePlan, InstructPlan, ModelRef, ProbePlan, QuestionsRef, RefinePlan, Source, Stage,
+    Workshop,
+};
+pub use store::{RunCost, RunId, Store, peak_memory, write_whole};

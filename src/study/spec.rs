@@ -1,0 +1,222 @@
+//! What is asked for (`Spec`), and what that means once resolved (`Plan`).
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde::{Deserialize, Serialize};
+
+use super::experiments::Artifact;
+use super::stage::{ModelRef, Source};
+use crate::model::model_hash;
+use crate::task::Benchmark;
+use crate::tune::{InstructSettings, RefineSettings};
+
+/// The scales that ship with the program: every value a run needs.
+const SCALES: [(&str, &str); 2] = [
+    ("pocket", include_str!("../../data/scales/pocket.toml")),
+    ("smoke", include_str!("../../data/scales/smoke.toml")),
+];
+
+/// A model and what a grid needs to know of it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelSpec {
+    pub name: String,
+    /// Students and teachers of one family share a dialect and a tokenizer.
+    pub family: String,
+    /// Sampling temperature of its answers.
+    pub temperature: f64,
+    /// Students of P1 Figure 2; the others appear only in P2.
+    #[serde(default)]
+    pub figure_2: bool,
+}
+
+/// A run as written: everything may be left out. The keys of a `--spec` file.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Spec {
+    /// Where missing values come from: `pocket` (default) or `smoke`.
+    pub scale: Option<String>,
+    /// Number of seeds; they are 1, 2, ….
+    pub seeds: Option<u64>,
+    /// Tables and figures to make; all when left out.
+    pub only: Option<Vec<Artifact>>,
+    /// Benchmarks.
+    pub tasks: Option<Vec<Benchmark>>,
+    pub students: Option<Vec<ModelSpec>>,
+    pub teachers: Option<Vec<ModelSpec>>,
+    /// Seed of the pocket world.
+    pub world: Option<u64>,
+    /// Real benchmarks in their publishers' layout instead of the pocket world.
+    pub data: Option<PathBuf>,
+    pub train_questions: Option<usize>,
+    pub test_questions: Option<usize>,
+    pub max_new_tokens: Option<usize>,
+    /// Sequences generated at a time.
+    pub generation_batch: Option<usize>,
+    /// P1, and P2's phase 1.
+    pub instruct: Option<InstructSettings>,
+    /// P2's phase 2.
+    pub refine: Option<RefineSettings>,
+    /// Own-answer questions of phase 2.
+    pub refine_questions: Option<usize>,
+}
+
+/// A run with every value decided; what the stages are made from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    pub scale: String,
+    pub seeds: Vec<u64>,
+    pub only: Vec<Artifact>,
+    pub tasks: Vec<Benchmark>,
+    pub students: Vec<Member>,
+    pub teachers: Vec<Member>,
+    pub source: Source,
+    pub train_questions: usize,
+    pub test_questions: usize,
+    pub max_new_tokens: usize,
+    pub generation_batch: usize,
+    pub instruct: InstructSettings,
+    pub refine: RefineSettings,
+    pub refine_questions: usize,
+}
+
+/// A model of a plan, its content fixed by a hash.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Member {
+    pub model: ModelRef,
+    pub family: String,
+    pub temperature: f64,
+    pub figure_2: bool,
+}
+
+impl Spec {
+    /// Reads a `--spec` file.
+    pub fn load(path: &Path) -> Result<Spec> {
+        let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+        toml::from_str(&text).with_context(|| format!("{}: not a run description", path.display()))
+    }
+
+    /// These values, and those of `base` where this one says nothing.
+    pub fn or(self, base: Spec) -> Spec {
+        Spec {
+            scale: self.scale.or(base.scale),
+            seeds: self.seeds.or(base.seeds),
+            only: self.only.or(base.only),
+            tasks: self.tasks.or(base.tasks),
+            students: self.students.or(base.students),
+            teachers: self.teachers.or(base.teachers),
+            world: self.world.or(base.world),
+            data: self.data.or(base.data),
+            train_questions: self.train_questions.or(base.train_questions),
+            test_questions: self.test_questions.or(base.test_questions),
+            max_new_tokens: self.max_new_tokens.or(base.max_new_tokens),
+            generation_batch: self.generation_batch.or(base.generation_batch),
+            instruct: self.instruct.or(base.instruct),
+            refine: self.refine.or(base.refine),
+            refine_questions: self.refine_questions.or(base.refine_questions),
+        }
+    }
+
+    /// Fills in the scale's values, checks everything, and hashes the models in
+    /// `models`.
+    pub fn resolve(self, models: &Path) -> Result<Plan> {
+        let scale = self.scale.clone().unwrap_or_else(|| "pocket".into());
+        let Some((_, text)) = SCALES.iter().find(|(name, _)| *name == scale) else {
+            if scale == "laptop" || scale == "paper" {
+                bail!(
+                    "scale {scale:?} needs models and benchmarks from the hub, which this version \
+                     does not run yet; use --scale pocket"
+                );
+            }
+            bail!("unknown scale {scale:?}; known: pocket, smoke");
+        };
+        let base: Spec = toml::from_str(text).with_context(|| format!("scale {scale}"))?;
+        let s = self.or(base);
+        let seeds = need(s.seeds, "seeds")?;
+        ensure!((1..=100).contains(&seeds), "seeds: {seeds} is not between 1 and 100");
+        let members = |list: Vec<ModelSpec>| -> Result<Vec<Member>> {
+            list.into_iter()
+                .map(|m| {
+                    let sha256 = model_hash(&models.join(&m.name))?;
+                    ensure!(
+                        (0.0..=10.0).contains(&m.temperature),
+                        "{}: temperature {} is not between 0 and 10",
+                        m.name,
+                        m.temperature
+                    );
+                    Ok(Member {
+                        model: ModelRef { name: m.name, sha256 },
+                        family: m.family,
+                        temperature: m.temperature,
+                        figure_2: m.figure_2,
+                    })
+                })
+                .collect()
+        };
+        let source = match s.data {
+            Some(dir) => Source::Folder(dir),
+            None => Source::World(need(s.world, "world")?),
+        };
+        let plan = Plan {
+            scale,
+            seeds: (1..=seeds).collect(),
+            only: s.only.unwrap_or_else(|| Artifact::ALL.to_vec()),
+            tasks: need(s.tasks, "tasks")?,
+            students: members(need(s.students, "students")?)?,
+            teachers: members(need(s.teachers, "teachers")?)?,
+            source,
+            train_questions: need(s.train_questions, "train_questions")?,
+            test_questions: need(s.test_questions, "test_questions")?,
+            max_new_tokens: need(s.max_new_tokens, "max_new_tokens")?,
+            generation_batch: need(s.generation_batch, "generation_batch")?,
+            instruct: need(s.instruct, "instruct")?,
+            refine: need(s.refine, "refine")?,
+            refine_questions: need(s.refine_questions, "refine_questions")?,
+        };
+        plan.check()?;
+        Ok(plan)
+    }
+}
+
+fn need<T>(value: Option<T>, key: &str) -> Result<T> {
+    value.with_context(|| format!("{key}: not given, and the scale has no value for it"))
+}
+
+impl Plan {
+    fn check(&self) -> Result<()> {
+        for (key, n) in [
+            ("train_questions", self.train_questions),
+            ("test_questions", self.test_questions),
+            ("max_new_tokens", self.max_new_tokens),
+            ("generation_batch", self.generation_batch),
+            ("refine_questions", self.refine_questions),
+            ("instruct.per_device_train_batch_size", self.instruct.per_device_train_batch_size),
+            ("instruct.gradient_accumulation_steps", self.instruct.gradient_accumulation_steps),
+            ("instruct.lora.r", self.instruct.lora.r),
+            ("refine.per_device_train_batch_size", self.refine.per_device_train_batch_size),
+            ("refine.max_steps", self.refine.max_steps),
+            ("refine.eval_steps", self.refine.eval_steps),
+            ("refine.samples", self.refine.samples),
+        ] {
+            ensure!(n > 0, "{key}: must be at least 1");
+        }
+        let share = self.refine.hold_out;
+        ensure!(
+            share > 0.0 && share < 1.0,
+            "refine.hold_out: {share} is not a share between 0 and 1"
+        );
+        let p = self.instruct.lora.lora_dropout;
+        ensure!((0.0..1.0).contains(&p), "instruct.lora.lora_dropout: {p} is not in [0, 1)");
+        ensure!(
+            !self.tasks.is_empty(),
+            "tasks: empty; known: OBQA, CSQA, PIQA, SIQA, GSM8K, MultiArith"
+        );
+        ensure!(
+            !self.students.is_empty() && !self.teachers.is_empty(),
+            "students and teachers: name at least one each"
+        );
+        ensure!(!self.only.is_empty(), "only: names no table or figure");
+        Ok(())
+    }
+}

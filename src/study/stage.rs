@@ -1,0 +1,334 @@
+//! The stages of the method, each a plan and what it does.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+
+use super::store::{RunId, Store};
+use crate::model::{
+    LoraConfig, Sampling, Tokenizer, Transformer, load_adapter, load_base, save_adapter,
+};
+use crate::probe::{by_generation, by_language_model};
+use crate::task::{Benchmark, Cue, Question, Split, World, native};
+use crate::teach::{DemonstrationSet, annotate, demonstrations, read_annotations};
+use crate::tune::{InstructSettings, RefineSettings, examples, instruct, pairs, refine};
+
+/// Raised when a stage computes something else from the same plan.
+const VERSION: u32 = 1;
+
+/// A base model by name and content.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ModelRef {
+    pub name: String,
+    /// [`crate::model::model_hash`].
+    pub sha256: String,
+}
+
+/// Which questions.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct QuestionsRef {
+    pub benchmark: Benchmark,
+    pub split: Split,
+    pub count: usize,
+    pub source: Source,
+}
+
+/// Where questions come from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Source {
+    /// The pocket world of this seed.
+    World(u64),
+    /// Files in their publishers' layout, in a sub-folder named like the benchmark.
+    Folder(PathBuf),
+}
+
+impl QuestionsRef {
+    pub fn load(&self) -> Result<Vec<Question>> {
+        let mut all = match &self.source {
+            Source::World(seed) => World::new(*seed)?.questions(self.benchmark, self.split),
+            Source::Folder(dir) => {
+                let dir = dir.join(self.benchmark.name().to_lowercase());
+                let split = match (self.split, self.benchmark) {
+                    (Split::Test, Benchmark::Gsm8k | Benchmark::MultiArith) => {
+                        native::NativeSplit::Test
+                    }
+                    // The papers test on the validation split where test golds are hidden.
+                    (Split::Test, _) => native::NativeSplit::Validation,
+                    _ => native::NativeSplit::Train,
+                };
+                native::load(self.benchmark, &dir, split)?
+            }
+        };
+        all.truncate(self.count);
+        Ok(all)
+    }
+}
+
+/// A teacher (or any base model) answers questions.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AnnotatePlan {
+    pub version: u32,
+    pub model: ModelRef,
+    pub questions: QuestionsRef,
+    pub cue: Cue,
+    pub sampling: Sampling,
+}
+
+/// A student is tuned on a teacher's demonstrations.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct InstructPlan {
+    pub version: u32,
+    pub student: ModelRef,
+    pub questions: QuestionsRef,
+    pub set: DemonstrationSet,
+    /// Annotations by cue.
+    pub sources: Vec<RunId>,
+    /// Demonstrations used at most, per cue.
+    pub limit: usize,
+    pub settings: InstructSettings,
+    pub seed: u64,
+}
+
+/// A tuned student improves on its own answers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RefinePlan {
+    pub version: u32,
+    pub student: ModelRef,
+    pub lora: LoraConfig,
+    pub instructed: RunId,
+    pub questions: QuestionsRef,
+    pub sampling: Sampling,
+    pub settings: RefineSettings,
+    pub seed: u64,
+}
+
+/// A model is scored on questions.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ProbePlan {
+    pub version: u32,
+    pub model: ModelRef,
+    /// The adapter on it, if any, and the run that made it.
+    pub adapter: Option<(LoraConfig, RunId)>,
+    pub questions: QuestionsRef,
+    pub cue: Cue,
+    pub sampling: Sampling,
+    /// Score the options by log-probability as well.
+    pub language_model: bool,
+}
+
+/// Any stage.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "stage", rename_all = "lowercase")]
+pub enum Stage {
+    Annotate(AnnotatePlan),
+    Instruct(InstructPlan),
+    Refine(RefinePlan),
+    Probe(ProbePlan),
+}
+
+/// Where models lie and how a stage tells how far it is.
+pub struct Workshop<'a> {
+    pub store: &'a Store,
+    /// Folder of base models, one sub-folder each.
+    pub models: &'a Path,
+}
+
+/// Called as a stage goes on: items done, items in all.
+pub type Tick<'a> = &'a mut dyn FnMut(usize, usize);
+
+impl Stage {
+    pub fn version() -> u32 {
+        VERSION
+    }
+
+    pub fn name(&self) -> &'static str {
+        match self {
+            Stage::Annotate(_) => "annotate",
+            Stage::Instruct(_) => "instruct",
+            Stage::Refine(_) => "refine",
+            Stage::Probe(_) => "probe",
+        }
+    }
+
+    pub fn id(&self) -> Result<RunId> {
+        RunId::of(self.name(), self)
+    }
+
+    /// What it is about, for a progress line.
+    pub fn label(&self) -> String {
+        match self {
+            Stage::Annotate(p) => {
+                format!("{} answers {} ({})", p.model.name, p.questions.benchmark, p.cue)
+            }
+            Stage::Instruct(p) => {
+                format!("{} learns {} from {}", p.student.name, p.questions.benchmark, p.set)
+            }
+            Stage::Refine(p) => {
+                format!("{} refines itself on {}", p.student.name, p.questions.benchmark)
+            }
+            Stage::Probe(p) => format!("{} is tested on {}", p.model.name, p.questions.benchmark),
+        }
+    }
+
+    /// The runs whose outputs it reads.
+    pub fn parents(&self) -> Vec<RunId> {
+        match self {
+            Stage::Annotate(_) => Vec::new(),
+            Stage::Instruct(p) => p.sources.clone(),
+            Stage::Refine(p) => vec![p.instructed.clone()],
+            Stage::Probe(p) => p.adapter.iter().map(|(_, id)| id.clone()).collect(),
+        }
+    }
+
+    /// Rough cost, in any unit, for the estimate of the time left.
+    pub fn weight(&self) -> u64 {
+        match self {
+            Stage::Annotate(_) => 2,
+            Stage::Instruct(_) => 3,
+            Stage::Refine(_) => 5,
+            Stage::Probe(_) => 1,
+        }
+    }
+
+    /// Does the stage, unless it is done.
+    pub fn run(&self, shop: &Workshop, tick: Tick) -> Result<bool> {
+        let id = self.id()?;
+        shop.store.run(&id, self, |dir| match self {
+            Stage::Annotate(p) => run_annotate(p, shop, dir, tick),
+            Stage::Instruct(p) => run_instruct(p, shop, dir, tick),
+            Stage::Refine(p) => run_refine(p, shop, dir, tick),
+            Stage::Probe(p) => run_probe(p, shop, dir, tick),
+        })
+    }
+}
+
+impl Workshop<'_> {
+    fn base(&self, model: &ModelRef) -> Result<(Transformer, Tokenizer)> {
+        load_base(&self.models.join(&model.name))
+    }
+
+    /// The base in NF4 with the adapter of a run on it.
+    fn adapted(
+        &self,
+        model: &ModelRef,
+        lora: &LoraConfig,
+        run: &RunId,
+    ) -> Result<(Transformer, Tokenizer)> {
+        let (mut base, tokenizer) = self.base(model)?;
+        base.quantise()?;
+        load_adapter(&mut base, lora, &self.store.path(run))?;
+        Ok((base, tokenizer))
+    }
+}
+
+fn write_json(path: PathBuf, value: &impl Serialize) -> Result<()> {
+    fs::write(&path, serde_json::to_string_pretty(value)? + "\n")
+        .with_context(|| path.display().to_string())
+}
+
+fn write_lines<T: Serialize>(path: PathBuf, lines: &[T]) -> Result<()> {
+    let mut text = String::new();
+    for l in lines {
+        text += &serde_json::to_string(l)?;
+        text.push('\n');
+    }
+    fs::write(&path, text).with_context(|| path.display().to_string())
+}
+
+fn run_annotate(p: &AnnotatePlan, shop: &Workshop, dir: &Path, tick: Tick) -> Result<()> {
+    let (model, tokenizer) = shop.base(&p.model)?;
+    let questions = p.questions.load()?;
+    let (mut n, total) = (0, questions.len());
+    let path = dir.join("annotations.jsonl");
+    let mut done = || {
+        n += 1;
+        tick(n, total)
+    };
+    let sha = &p.model.sha256;
+    let all = annotate(&model, &tokenizer, sha, &questions, p.cue, &p.sampling, &path, &mut done)?;
+    write_json(dir.join("probe.json"), &by_generation(&all))
+}
+
+fn run_instruct(p: &InstructPlan, shop: &Workshop, dir: &Path, tick: Tick) -> Result<()> {
+    let (mut model, tokenizer) = shop.base(&p.student)?;
+    let questions = p.questions.load()?;
+    let mut records = Vec::new();
+    for source in &p.sources {
+        let annotations = read_annotations(&shop.store.path(source).join("annotations.jsonl"))?;
+        let mut some = demonstrations(p.set, &questions, &annotations)?;
+        some.truncate(p.limit);
+        records.extend(some);
+    }
+    write_lines(dir.join("demonstrations.jsonl"), &records)?;
+    let examples = examples(&tokenizer, p.set, &records)?;
+    let log = instruct(&mut model, examples, &p.settings, p.seed, &mut |step, total| {
+        tick(step, total);
+        Ok(())
+    })?;
+    write_lines(dir.join("log.jsonl"), &log)?;
+    save_adapter(&model, &p.settings.lora, &p.student.name, dir)
+}
+
+fn run_refine(p: &RefinePlan, shop: &Workshop, dir: &Path, tick: Tick) -> Result<()> {
+    let (model, tokenizer) = shop.adapted(&p.student, &p.lora, &p.instructed)?;
+    let merged = model.merged()?;
+    let questions = p.questions.load()?;
+    let total = questions.len() * 2 * p.settings.samples + p.settings.max_steps;
+    let mut n = 0;
+    let mut own = [Vec::new(), Vec::new()];
+    for (cue, answers) in [Cue::Plain, Cue::Cot].into_iter().zip(&mut own) {
+        for sample in 0..p.settings.samples {
+            let sampling =
+                Sampling { seed: p.sampling.seed + 1000 * sample as u64, ..p.sampling.clone() };
+            let path = dir.join(format!("own_{cue}_{sample}.jsonl"));
+            let mut done = || {
+                n += 1;
+                tick(n, total)
+            };
+            let name = p.instructed.as_str();
+            answers.extend(annotate(
+                &merged, &tokenizer, name, &questions, cue, &sampling, &path, &mut done,
+            )?);
+        }
+    }
+    let pairs = pairs(p.settings.pairs, &own[0], &own[1]);
+    write_lines(dir.join("pairs.jsonl"), &pairs)?;
+    let report = refine(&model, &tokenizer, &pairs, &p.settings, p.seed, &mut |step, _| {
+        tick(n + step, total);
+        Ok(())
+    })?;
+    write_lines(dir.join("log.jsonl"), &report.log)?;
+    write_json(dir.join("refine.json"), &report)?;
+    save_adapter(&model, &p.lora, &p.student.name, dir)
+}
+
+fn run_probe(p: &ProbePlan, shop: &Workshop, dir: &Path, tick: Tick) -> Result<()> {
+    let (model, tokenizer) = match &p.adapter {
+        None => shop.base(&p.model)?,
+        Some((lora, run)) => {
+            let (model, tokenizer) = shop.adapted(&p.model, lora, run)?;
+            (model.merged()?, tokenizer)
+        }
+    };
+    let questions = p.questions.load()?;
+    let score_options = p.language_model && questions.iter().all(|q| !q.options.is_empty());
+    let total = questions.len() * if score_options { 2 } else { 1 };
+    let mut n = 0;
+    let mut done = || {
+        n += 1;
+        tick(n, total)
+    };
+    let path = dir.join("annotations.jsonl");
+    let name = p.adapter.as_ref().map_or(p.model.sha256.as_str(), |(_, run)| run.as_str());
+    let all = annotate(&model, &tokenizer, name, &questions, p.cue, &p.sampling, &path, &mut done)?;
+    write_json(dir.join("probe.json"), &by_generation(&all))?;
+    if score_options {
+        let (probe, lines) = by_language_model(&model, &tokenizer, &questions, p.cue, &mut done)?;
+        write_lines(dir.join("option_scores.jsonl"), &lines)?;
+        write_json(dir.join("probe_lm.json"), &probe)?;
+    }
+    Ok(())
+}
