@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
-use cotalign::model::{Sampling, load_base};
+use cotalign::model::{Sampling, load_base, locate};
 use cotalign::probe::{by_generation, by_language_model};
 use cotalign::report::reproduce;
 use cotalign::study::{Artifact, Places, PocketModels, Spec, clock, lay_out, pretrain_all};
@@ -97,7 +97,7 @@ struct PretrainArgs {
 
 #[derive(Args)]
 struct ProbeArgs {
-    /// A pocket model, e.g. llama-pocket-70, or a model folder.
+    /// A pocket model (llama-pocket-70), a model folder, or owner/name of the hub.
     model: String,
     /// Questions of each task.
     #[arg(long, default_value_t = 200)]
@@ -112,6 +112,12 @@ struct ProbeArgs {
 }
 
 fn main() -> ExitCode {
+    // One job a core: candle's own pool of threads would only get in the way. It
+    // reads this variable once, at its first use.
+    if std::env::var_os("RAYON_NUM_THREADS").is_none() {
+        // SAFETY: no other thread runs yet.
+        unsafe { std::env::set_var("RAYON_NUM_THREADS", "1") };
+    }
     match run(Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
@@ -217,9 +223,7 @@ fn run_plan(args: RunArgs, places: &Places) -> Result<()> {
 }
 
 fn run_probe(args: ProbeArgs, places: &Places) -> Result<()> {
-    let named = places.models.join(&args.model);
-    let dir = if named.is_dir() { named } else { PathBuf::from(&args.model) };
-    let (model, tokenizer) = load_base(&dir)?;
+    let (model, tokenizer) = load_base(&locate(&args.model, &places.models)?)?;
     let world = World::new(1)?;
     println!("{:10}  {:>16}  {:>16}  {:>9}", "task", "plain", "step by step", "by option");
     let mut shown = String::new();

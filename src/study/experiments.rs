@@ -19,7 +19,7 @@ use crate::teach::DemonstrationSet;
 
 /// One table or figure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(into = "String", try_from = "String")]
 #[allow(non_camel_case_types)]
 pub enum Artifact {
     /// Teachers, plain and CoT, train and test.
@@ -69,6 +69,19 @@ impl Artifact {
 impl fmt::Display for Artifact {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.name())
+    }
+}
+
+impl From<Artifact> for String {
+    fn from(a: Artifact) -> String {
+        a.name().to_string()
+    }
+}
+
+impl TryFrom<String> for Artifact {
+    type Error = anyhow::Error;
+    fn try_from(s: String) -> Result<Self> {
+        s.parse()
     }
 }
 

@@ -1,0 +1,40 @@
+# Every way to run this project. Variables, each passed on only when set:
+#   SCALE=smoke  SEEDS=1  ONLY=p1_figure02,p2_figure02  DEVICE=cpu  JOBS=2
+
+BIN = $(or $(CARGO_TARGET_DIR),target)/release/cotalign
+COMMON = $(if $(SEEDS),--seeds $(SEEDS)) $(if $(ONLY),--only $(ONLY)) \
+         $(if $(DEVICE),--device $(DEVICE)) $(if $(JOBS),--jobs $(JOBS))
+
+.PHONY: help build reproduce smoke test lint pocket-models notebooks clean
+
+help: ## list the targets (default)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' Makefile
+	@sed -n 's/^# *\(.*\)/\1/p' Makefile | head -n 2
+
+build: ## the program, optimised
+	cargo build --release --locked
+
+reproduce: build ## make all tables and figures, running what is missing
+	$(BIN) reproduce $(if $(SCALE),--scale $(SCALE)) $(COMMON)
+
+smoke: build ## every stage once and tiny, from nothing (the numbers mean nothing)
+	rm -rf runs/smoke
+	$(BIN) reproduce --scale smoke --runs runs/smoke --out runs/smoke $(COMMON)
+
+test: ## all tests
+	cargo test --release --locked
+
+lint: ## formatting, clippy and documentation, warnings are errors
+	cargo fmt --check
+	cargo clippy --release --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --release --locked --no-deps
+
+pocket-models: build ## pretrain the pocket base models from nothing
+	$(BIN) pretrain $(if $(JOBS),--jobs $(JOBS))
+
+notebooks: ## run the notebooks in place; sets up a Rust kernel the first time
+	notebooks/run
+
+clean: ## remove runs and everything built; results and figures stay
+	cargo clean
+	rm -rf runs .evcxr .venv
