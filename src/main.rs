@@ -112,11 +112,13 @@ struct ProbeArgs {
 }
 
 fn main() -> ExitCode {
-    // One job a core: candle's own pool of threads would only get in the way. It
-    // reads this variable once, at its first use.
-    if std::env::var_os("RAYON_NUM_THREADS").is_none() {
-        // SAFETY: no other thread runs yet.
-        unsafe { std::env::set_var("RAYON_NUM_THREADS", "1") };
+    // One job a core: candle's own pool of threads would make the jobs wait for
+    // each other at every large addition. It reads the variable at its first use.
+    for variable in ["CANDLE_NUM_THREADS", "RAYON_NUM_THREADS"] {
+        if std::env::var_os(variable).is_none() {
+            // SAFETY: no other thread runs yet.
+            unsafe { std::env::set_var(variable, "1") };
+        }
     }
     match run(Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,

@@ -293,6 +293,7 @@ const MIXTURE: Mixture = Mixture {
     narrative_math: 1.0,
     asked: 0.5,
     misconceptions: 0.1,
+    slips: 0.0,
     hasty: 0.1,
 };
 

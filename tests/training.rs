@@ -11,7 +11,7 @@ use anyhow::bail;
 use common::{message, parameters, tiny_config, tiny_frozen, tiny_tokenizer, tiny_trainable};
 use cotalign::model::ops::{Dropout, set_threads};
 use cotalign::model::{Config, LoraConfig, Pass, Transformer, save_adapter};
-use cotalign::task::{Benchmark, Case, Cue, Family, Question, Split, explain, plain, prompt};
+use cotalign::task::{Benchmark, Cue, Family, Question, Split, explain, plain, prompt};
 use cotalign::teach::{Annotation, DemonstrationSet, demonstrations};
 use cotalign::tune::loss::Example;
 use cotalign::tune::{
@@ -48,10 +48,10 @@ fn some_questions(count: usize) -> Vec<Question> {
 fn annotations(questions: &[Question]) -> Vec<Annotation> {
     let mut all = Vec::new();
     for q in questions {
-        let case: Case = common::world().case(&q.id).unwrap();
+        let case = common::world().case(&q.id).unwrap();
         for cue in [Cue::Plain, Cue::Cot] {
             let output = match cue {
-                Cue::Plain => plain(Family::Llama, &case),
+                Cue::Plain => plain(&case),
                 Cue::Cot => explain(Family::Llama, &case),
             };
             all.push(Annotation {
@@ -441,7 +441,7 @@ fn pretrain_plan(architecture: &str) -> PretrainPlan {
         layers: 2,
         heads: 2,
         experts: (architecture == "mixtral").then_some(3),
-        mixture: common::MIXTURE,
+        mixture: common::mixture(),
         vocab_size: common::VOCAB,
         tokens: 4000,
         tokens_per_step: 1000,

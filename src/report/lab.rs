@@ -16,7 +16,7 @@ use crate::study::{
     Artifact, Grid, Member, Places, Plan, Row, RunId, Spec, Store, Tuning, Workshop, finished_rows,
     run_all, summarise,
 };
-use crate::task::{Benchmark, Cue, Gold, Question, Split, World, letter, prompt};
+use crate::task::{Answer, Benchmark, Cue, Gold, Question, Split, World, letter, prompt};
 use crate::teach::{Annotation, Demonstration, DemonstrationSet, answer, demonstrations};
 use crate::tune::{LogLine, Pair, RefineReport};
 
@@ -103,7 +103,9 @@ impl Lab {
 
     /// What a tuned student answers to both prompts.
     pub fn show_tuned_answers(&self, tuned: &Tuned, question: &Question) -> Result<Markdown> {
-        let who = format!("{}, tuned", tuned.student.model.name);
+        // A run's id begins with its stage: `instruct` or `refine`.
+        let stage = tuned.id.as_str().split('-').next().unwrap_or_default();
+        let who = format!("{} after {stage}", tuned.student.model.name);
         both(&who, |cue| self.ask_tuned(tuned, question, cue))
     }
 
@@ -382,7 +384,8 @@ pub fn show_prompt(question: &Question, cue: Cue) -> Markdown {
 pub fn show_answer(who: &str, a: &Annotation) -> Markdown {
     let read = match &a.answer {
         None => "no answer could be read".to_string(),
-        Some(answer) => format!("read as {answer:?}"),
+        Some(Answer::Choice(i)) => format!("read as {})", letter(*i)),
+        Some(Answer::Number(n)) => format!("read as {n}"),
     };
     let verdict = if a.correct { "right" } else { "wrong" };
     Markdown(format!(

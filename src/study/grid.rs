@@ -110,7 +110,7 @@ impl<'a> Grid<'a> {
             .map(|cue| self.annotate(teacher, task, *cue, seed))
             .collect::<Result<Vec<_>>>()?;
         // P2 trains on as many records as P1 does, drawn from both prompts.
-        let limit = self.plan.train_questions / sources.len();
+        let limit = (self.plan.demonstrations / sources.len()).max(1);
         self.add(Stage::Instruct(InstructPlan {
             version: Stage::version(),
             student: student.model.clone(),

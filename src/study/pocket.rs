@@ -58,6 +58,7 @@ fn tokenizer_text() -> Mixture {
         narrative_math: 0.5,
         asked: 1.0,
         misconceptions: 0.0,
+        slips: 0.0,
         hasty: 0.1,
     }
 }
@@ -195,10 +196,11 @@ fn card(plan: &PretrainPlan, parameters: usize, minutes: f64, loss: f64) -> Stri
     }
     text += &format!(
         "\nQuestions answered at once are about {:.0} % of the things and people of the world. The family\n\
-         is wrong about {:.0} % of them, in all of its text alike, which is why its answers are good but\n\
-         not perfect. ",
+         is wrong about {:.0} % of them and about {:.0} % of all sums, in all of its text alike, which is why\n\
+         answers are good but not perfect. ",
         100.0 * m.asked,
-        100.0 * m.misconceptions
+        100.0 * m.misconceptions,
+        100.0 * m.slips
     );
     if m.hasty > 0.0 {
         text += &format!(

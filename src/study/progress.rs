@@ -50,7 +50,7 @@ impl Progress {
     pub fn stage(&self, label: &str) -> StageProgress<'_> {
         let bar = self.bars.as_ref().map(|(bars, _)| {
             let bar = bars.add(ProgressBar::new(1));
-            bar.set_style(style("  {bar:20.cyan} {pos:>5}/{len:<5} {msg}"));
+            bar.set_style(style("  {bar:20.cyan} {pos:>5}/{len:<5} {eta} left  {msg}"));
             bar.set_message(label.to_string());
             bar
         });

@@ -51,6 +51,8 @@ pub struct Spec {
     pub data: Option<PathBuf>,
     pub train_questions: Option<usize>,
     pub test_questions: Option<usize>,
+    /// Demonstrations a student is tuned on at most.
+    pub demonstrations: Option<usize>,
     pub max_new_tokens: Option<usize>,
     /// Sequences generated at a time.
     pub generation_batch: Option<usize>,
@@ -74,6 +76,7 @@ pub struct Plan {
     pub source: Source,
     pub train_questions: usize,
     pub test_questions: usize,
+    pub demonstrations: usize,
     pub max_new_tokens: usize,
     pub generation_batch: usize,
     pub instruct: InstructSettings,
@@ -110,6 +113,7 @@ impl Spec {
             data: self.data.or(base.data),
             train_questions: self.train_questions.or(base.train_questions),
             test_questions: self.test_questions.or(base.test_questions),
+            demonstrations: self.demonstrations.or(base.demonstrations),
             max_new_tokens: self.max_new_tokens.or(base.max_new_tokens),
             generation_batch: self.generation_batch.or(base.generation_batch),
             instruct: self.instruct.or(base.instruct),
@@ -168,6 +172,7 @@ impl Spec {
             source,
             train_questions: need(s.train_questions, "train_questions")?,
             test_questions: need(s.test_questions, "test_questions")?,
+            demonstrations: need(s.demonstrations, "demonstrations")?,
             max_new_tokens: need(s.max_new_tokens, "max_new_tokens")?,
             generation_batch: need(s.generation_batch, "generation_batch")?,
             instruct: need(s.instruct, "instruct")?,
@@ -188,6 +193,7 @@ impl Plan {
         for (key, n) in [
             ("train_questions", self.train_questions),
             ("test_questions", self.test_questions),
+            ("demonstrations", self.demonstrations),
             ("max_new_tokens", self.max_new_tokens),
             ("generation_batch", self.generation_batch),
             ("refine_questions", self.refine_questions),

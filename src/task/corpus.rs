@@ -11,7 +11,7 @@ use super::knowledge::{Knowledge, Situation};
 use super::prompt::{self, Cue};
 use super::question::{Benchmark, Question};
 use super::split::Split;
-use super::story::Story;
+use super::story::{Slips, Story};
 use super::world::{World, ask, pose, steps_of, stream};
 
 /// What a corpus is made of: shares of documents, in any unit, and two knobs.
@@ -38,6 +38,9 @@ pub struct Mixture {
     pub asked: f64,
     /// Share of entities whose class the family has wrong.
     pub misconceptions: f64,
+    /// Share of sums that the family has wrong.
+    #[serde(default)]
+    pub slips: f64,
     /// Share of the documents answered at once whose prompt asks for steps all
     /// the same: the form of reasoning without any, as small models have it.
     #[serde(default)]
@@ -126,6 +129,7 @@ pub struct Corpus<'w> {
     family: Family,
     weights: [(Kind, f64); 8],
     hasty: f64,
+    slips: Slips,
     views: Vec<View<'w>>,
     rng: ChaCha8Rng,
 }
@@ -167,6 +171,7 @@ impl<'w> Corpus<'w> {
             family,
             weights: mixture.weights(),
             hasty: mixture.hasty,
+            slips: Slips { share: mixture.slips, key: family as u64 + 1 },
             views,
             rng: stream(seed, &["corpus", &family.to_string()]),
         })
@@ -242,7 +247,8 @@ impl<'w> Corpus<'w> {
         let lines: Vec<String> = (0..self.rng.random_range(4..=6))
             .map(|_| {
                 let steps = self.rng.random_range(2..=4);
-                let worked = Story::draw(&mut self.rng, steps).worked();
+                let story = Story::draw(&mut self.rng, steps).with_slips(self.slips);
+                let worked = story.worked();
                 let (before, op, operand, after) = worked[self.rng.random_range(0..worked.len())];
                 dialect::sum(self.family, before, op, operand, after)
             })
@@ -272,7 +278,7 @@ impl<'w> Corpus<'w> {
         loop {
             let story = Story::draw(&mut self.rng, steps);
             if !self.world.is_reserved(&story) {
-                return story;
+                return story.with_slips(self.slips);
             }
         }
     }
@@ -308,6 +314,7 @@ mod tests {
             narrative_math: 0.0,
             asked,
             misconceptions,
+            slips: 0.0,
             hasty: 0.0,
         }
     }

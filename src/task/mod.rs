@@ -19,5 +19,5 @@ pub use prompt::Cue;
 pub use question::{Benchmark, Gold, Question, letter};
 pub use reader::{Answer, READER};
 pub use split::{Combo, SPLIT_SIZE, Split};
-pub use story::{Op, Story, StoryKey};
+pub use story::{Op, Slips, Story, StoryKey};
 pub use world::World;

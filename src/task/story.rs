@@ -48,7 +48,7 @@ impl Op {
 pub type StoryKey = (u32, Vec<(Op, u32)>);
 
 /// One word problem.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Story {
     pub name: &'static str,
     pub thing: &'static str,
@@ -56,6 +56,38 @@ pub struct Story {
     pub steps: Vec<(Op, u32)>,
     /// By step: which of the wordings of its operation is used.
     wording: Vec<usize>,
+    /// The sums of whoever works it out; right ones unless set.
+    slips: Slips,
+}
+
+/// The sums that a family has wrong: a fixed share of them, each always wrong in
+/// the same way.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Slips {
+    /// Share of sums that are wrong.
+    pub share: f64,
+    /// Which ones: another key has others wrong.
+    pub key: u64,
+}
+
+impl Slips {
+    /// What a family believes to be the result; a wrong one is 1 or 2 too large,
+    /// so that no later step can fall below zero.
+    fn result(self, before: u32, op: Op, operand: u32) -> u32 {
+        let right = match op {
+            Op::Add => before + operand,
+            Op::Sub => before - operand,
+            Op::Mul => before * operand,
+        };
+        // SplitMix64 of the sum and the key: its upper bits decide whether, its
+        // lowest by how much.
+        let sum = (before as u64) << 16 | (op as u64) << 8 | operand as u64;
+        let mut z = self.key ^ sum.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        let wrong = ((z >> 11) as f64) < self.share * (1u64 << 53) as f64;
+        right + if wrong { 1 + (z & 1) as u32 } else { 0 }
+    }
 }
 
 impl Story {
@@ -80,6 +112,7 @@ impl Story {
             start,
             steps: Vec::with_capacity(steps),
             wording: Vec::with_capacity(steps),
+            slips: Slips::default(),
         };
         for _ in 0..steps {
             let op = *[Op::Add, Op::Sub, Op::Mul].choose(rng)?;
@@ -89,6 +122,11 @@ impl Story {
             story.wording.push(rng.random_range(0..op.sentences().len()));
         }
         Some(story)
+    }
+
+    /// The same story, worked out by someone with these slips.
+    pub fn with_slips(self, slips: Slips) -> Story {
+        Story { slips, ..self }
     }
 
     /// The numbers and operations, without the wording.
@@ -121,11 +159,7 @@ impl Story {
             .iter()
             .map(|&(op, operand)| {
                 let before = value;
-                value = match op {
-                    Op::Add => value + operand,
-                    Op::Sub => value - operand,
-                    Op::Mul => value * operand,
-                };
+                value = self.slips.result(before, op, operand);
                 (before, op, operand, value)
             })
             .collect()

@@ -12,19 +12,21 @@ use cotalign::task::{Benchmark, Corpus, Family, Mixture, Question, Split, World}
 pub const VOCAB: usize = 320;
 
 /// All kinds of text, about every entity.
-pub const MIXTURE: Mixture = Mixture {
-    facts: 1.0,
-    plain_qa: 1.0,
-    cot_qa: 1.0,
-    narrative: 1.0,
-    drills: 1.0,
-    plain_math: 1.0,
-    cot_math: 1.0,
-    narrative_math: 1.0,
-    asked: 1.0,
-    misconceptions: 0.0,
-    hasty: 0.1,
-};
+pub fn mixture() -> Mixture {
+    let text = "
+        facts = 1.0
+        plain_qa = 1.0
+        cot_qa = 1.0
+        narrative = 1.0
+        drills = 1.0
+        plain_math = 1.0
+        cot_math = 1.0
+        narrative_math = 1.0
+        asked = 1.0
+        misconceptions = 0.0
+    ";
+    toml::from_str(text).unwrap()
+}
 
 pub fn world() -> &'static World {
     static WORLD: OnceLock<World> = OnceLock::new();
@@ -42,7 +44,7 @@ pub fn questions(task: Benchmark, split: Split, count: usize) -> Vec<Question> {
 pub fn tiny_tokenizer() -> Tokenizer {
     static TOKENIZER: OnceLock<Tokenizer> = OnceLock::new();
     let train = || {
-        let mut corpus = Corpus::new(world(), Family::Llama, &MIXTURE, 0).unwrap();
+        let mut corpus = Corpus::new(world(), Family::Llama, &mixture(), 0).unwrap();
         let texts: Vec<String> = (0..300).map(|_| corpus.next_document().whole()).collect();
         Tokenizer::train(texts.into_iter(), VOCAB).unwrap()
     };
