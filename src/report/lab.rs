@@ -409,7 +409,11 @@ fn above(differences: &[f64]) -> String {
 fn mean(differences: &[f64]) -> String {
     match differences.len() {
         0 => "–".into(),
-        n => format!("{:+.1}", differences.iter().sum::<f64>() / n as f64),
+        // Rounded first, and `+ 0.0`, so that nothing reads "-0.0".
+        n => {
+            let mean = differences.iter().sum::<f64>() / n as f64;
+            format!("{:+.1}", (mean * 10.0).round() / 10.0 + 0.0)
+        }
     }
 }
 

@@ -264,10 +264,18 @@ fn run_instruct(p: &InstructPlan, shop: &Workshop, dir: &Path, tick: Tick) -> Re
     }
     write_lines(dir.join("demonstrations.jsonl"), &records)?;
     let examples = examples(&tokenizer, p.set, &records)?;
-    let log = instruct(&mut model, examples, &p.settings, p.seed, &mut |step, total| {
-        tick(step, total);
-        Ok(())
-    })?;
+    let log = if examples.is_empty() {
+        // A teacher that got nothing right delivers no right answers: the student
+        // keeps its adapter as it was drawn, which changes nothing.
+        model.quantise()?;
+        model.add_lora(&p.settings.lora, p.seed)?;
+        Vec::new()
+    } else {
+        instruct(&mut model, examples, &p.settings, p.seed, &mut |step, total| {
+            tick(step, total);
+            Ok(())
+        })?
+    };
     write_lines(dir.join("log.jsonl"), &log)?;
     save_adapter(&model, &p.settings.lora, &p.student.name, dir)
 }

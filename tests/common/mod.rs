@@ -7,7 +7,10 @@ use std::sync::OnceLock;
 
 use candle_core::{Device, Tensor};
 use cotalign::model::{Config, Packed, Pass, Tokenizer, Transformer, rng, save_base};
-use cotalign::task::{Benchmark, Corpus, Family, Mixture, Question, Split, World};
+use cotalign::task::{
+    Benchmark, Corpus, Cue, Family, Mixture, Question, Split, World, explain, plain, prompt,
+};
+use cotalign::teach::Annotation;
 
 pub const VOCAB: usize = 320;
 
@@ -40,15 +43,43 @@ pub fn questions(task: Benchmark, split: Split, count: usize) -> Vec<Question> {
     all
 }
 
+/// What a perfect teacher of the Llama family writes under both cues.
+pub fn perfect(questions: &[Question]) -> Vec<Annotation> {
+    let mut all = Vec::new();
+    for q in questions {
+        let case = world().case(&q.id).unwrap();
+        for cue in [Cue::Plain, Cue::Cot] {
+            let output = match cue {
+                Cue::Plain => plain(&case),
+                Cue::Cot => explain(Family::Llama, &case),
+            };
+            all.push(Annotation {
+                id: q.id.clone(),
+                cue,
+                prompt: prompt::render(q, cue),
+                output,
+                answer: None,
+                correct: true,
+                tokens: 1,
+                finished: true,
+                seed: 1,
+                model: "perfect".into(),
+            });
+        }
+    }
+    all
+}
+
 /// Byte-level BPE with [`VOCAB`] tokens, trained on a little pocket text.
 pub fn tiny_tokenizer() -> Tokenizer {
     static TOKENIZER: OnceLock<Tokenizer> = OnceLock::new();
-    let train = || {
-        let mut corpus = Corpus::new(world(), Family::Llama, &mixture(), 0).unwrap();
-        let texts: Vec<String> = (0..300).map(|_| corpus.next_document().whole()).collect();
-        Tokenizer::train(texts.into_iter(), VOCAB).unwrap()
-    };
-    TOKENIZER.get_or_init(train).clone()
+    TOKENIZER.get_or_init(|| train_tokenizer(VOCAB)).clone()
+}
+
+pub fn train_tokenizer(vocab: usize) -> Tokenizer {
+    let mut corpus = Corpus::new(world(), Family::Llama, &mixture(), 0).unwrap();
+    let texts: Vec<String> = (0..300).map(|_| corpus.next_document().whole()).collect();
+    Tokenizer::train(texts.into_iter(), vocab).unwrap()
 }
 
 /// Two layers of width 32, four heads on two key–value heads; `mixtral` has four
