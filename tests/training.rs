@@ -465,6 +465,24 @@ fn pretraining_moves_every_weight_and_follows_its_seed() {
     }
 }
 
+/// A short step reaches few experts; the others have nothing to learn from it.
+#[test]
+fn training_goes_on_where_an_expert_is_not_chosen() {
+    let config =
+        Config { num_local_experts: Some(8), num_experts_per_tok: Some(1), ..config("mixtral") };
+    let few = Example { tokens: vec![2, 3, 4, 5], answer: 1 };
+    let full = tiny_trainable(&config, 10);
+    let mut qlora = tiny_frozen(&config, 10);
+    qlora.quantise().unwrap();
+    qlora.add_lora(&lora(), 10).unwrap();
+    for model in [full, qlora] {
+        let mut objective = Instruct::new(vec![few.clone()], 1, 1, 1).unwrap();
+        let log = train(&model, &mut objective, &plan(4), nowhere(), &mut |_, _| Ok(())).unwrap();
+        assert!(log[3].loss < log[0].loss);
+        assert!(parameters(&model).values().flatten().all(|x| x.is_finite()));
+    }
+}
+
 #[test]
 fn impossible_wishes_are_errors_that_say_so() {
     let tokenizer = tiny_tokenizer();

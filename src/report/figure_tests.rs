@@ -3,8 +3,8 @@
 use std::fs;
 
 use super::figure::{Bars, GroupBy, Layout, Pick, SIZE, SeriesBy, Style, grouped_bars, svg};
-use crate::study::Row;
 use super::sample;
+use crate::study::Row;
 use crate::study::published;
 use crate::task::Benchmark;
 

@@ -11,8 +11,8 @@ use super::figure::{Bars, grouped_bars};
 use super::layouts::{heading, layout};
 use super::table;
 use crate::study::{
-    Artifact, Cell, Places, Plan, RunId, Store, Tally, Workshop, lay_out, peak_memory, rows, run_all,
-    write_whole,
+    Artifact, Cell, Places, Plan, RunId, Store, Tally, Workshop, lay_out, peak_memory, rows,
+    run_all, write_whole,
 };
 
 /// Raised when tables or figures are drawn differently from the same rows.

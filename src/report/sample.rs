@@ -1,7 +1,7 @@
 //! Made-up rows for the tests of tables and figures.
 
-use crate::study::published;
 use crate::study::Row;
+use crate::study::published;
 use crate::task::Benchmark;
 
 /// An untuned student on `task`.
