@@ -526,7 +526,7 @@ fn a_plan_does_nothing_and_counts_right() {
     let out = succeed(output);
     assert_eq!(finished_runs(root.path()), 0);
     for stage in ["annotate", "instruct", "probe", "refine"] {
-        let line = out.lines().find(|l| l.starts_with(stage)).unwrap();
+        let line = out.lines().find(|l| l.starts_with(&format!("{stage} "))).unwrap();
         let runs: Vec<usize> = line.split_whitespace().filter_map(|n| n.parse().ok()).collect();
         let prefix = format!("runs/{stage}-");
         let done = |n: &&String| n.starts_with(&prefix) && n.ends_with("plan.json");

@@ -8,12 +8,12 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use super::grid::{Grid, Tuning};
+use super::published;
+use super::row::{Row, summarise};
 use super::spec::{Member, Plan};
 use super::stage::Stage;
 use super::store::{RunId, Store};
 use crate::probe::Probe;
-use super::published;
-use super::row::{Row, summarise};
 use crate::task::{Benchmark, Cue};
 use crate::teach::DemonstrationSet;
 

@@ -135,7 +135,7 @@ impl<'a> Grid<'a> {
         let mut questions = self.questions(task, Split::Train);
         questions.count = self.plan.refine_questions;
         self.add(Stage::Refine(RefinePlan {
-            version: Stage::version(),
+            version: Stage::refine_version(),
             student: student.model.clone(),
             lora: self.plan.instruct.lora.clone(),
             instructed,

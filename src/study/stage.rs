@@ -18,6 +18,9 @@ use crate::tune::{InstructSettings, RefineSettings, examples, instruct, pairs, r
 /// Raised when a stage computes something else from the same plan.
 const VERSION: u32 = 1;
 
+/// The same for refinement alone. 2: the gradient of `log σ` is right at 0.
+const REFINE_VERSION: u32 = 2;
+
 /// A base model by name and content.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ModelRef {
@@ -142,6 +145,10 @@ pub type Tick<'a> = &'a mut dyn FnMut(usize, usize);
 impl Stage {
     pub fn version() -> u32 {
         VERSION
+    }
+
+    pub fn refine_version() -> u32 {
+        REFINE_VERSION
     }
 
     pub fn name(&self) -> &'static str {

@@ -191,6 +191,7 @@ mod tests {
             start: 5,
             steps: vec![(Op::Add, 3), (Op::Sub, 2), (Op::Mul, 4)],
             wording: vec![0, 0, 0],
+            slips: Slips::default(),
         };
         assert_eq!(
             story.stem(),
@@ -209,5 +210,26 @@ mod tests {
             assert!(story.worked().iter().all(|s| (1..=LARGEST).contains(&s.3)));
             assert!((1..=LARGEST).contains(&story.answer()));
         }
+    }
+
+    /// A share of sums is wrong, always the same ones, by 1 or 2; other families
+    /// have others wrong.
+    #[test]
+    fn slips_are_a_fixed_share_of_sums() {
+        let sums = || (1..60).flat_map(|a| (2..13).map(move |b| (a, b)));
+        let wrong = |key| {
+            let slips = Slips { share: 0.1, key };
+            let off = |(a, b): &(u32, u32)| {
+                let result = slips.result(*a, Op::Add, *b);
+                assert!((a + b..=a + b + 2).contains(&result));
+                result != a + b
+            };
+            sums().filter(off).collect::<Vec<_>>()
+        };
+        let share = wrong(1).len() as f64 / sums().count() as f64;
+        assert!((0.06..0.14).contains(&share), "{share}");
+        assert_eq!(wrong(1), wrong(1));
+        assert_ne!(wrong(1), wrong(2));
+        assert!(sums().all(|(a, b)| Slips::default().result(a, Op::Add, b) == a + b));
     }
 }

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use candle_core::Tensor;
 
-use crate::model::ops::log_prob;
+use crate::model::ops::{log_prob, log_sigmoid};
 use crate::model::{Packed, Pass, Transformer};
 
 /// One training sequence: `tokens`, of which those from `answer` on carry the loss.
@@ -88,9 +88,8 @@ pub fn dpo(
     let chosen_rewards = ((policy_chosen - reference_chosen)? * beta)?;
     let rejected_rewards = ((policy_rejected - reference_rejected)? * beta)?;
     let m = (&chosen_rewards - &rejected_rewards)?;
-    // −log σ(M) = softplus(−M) = max(−M, 0) + log(1 + e^{−|M|}): safe at both ends.
-    let softplus = (m.neg()?.relu()? + (m.abs()?.neg()?.exp()? + 1.0)?.log()?)?;
-    Ok(Dpo { losses: softplus, chosen_rewards, rejected_rewards })
+    let losses = log_sigmoid(&m)?.neg()?;
+    Ok(Dpo { losses, chosen_rewards, rejected_rewards })
 }
 
 #[cfg(test)]

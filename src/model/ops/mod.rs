@@ -13,6 +13,7 @@ mod cache;
 mod kernel;
 mod linear;
 mod logprob;
+mod logsigmoid;
 mod norm;
 mod swiglu;
 
@@ -23,6 +24,7 @@ pub use cache::{Continuation, Memory, cached_attention};
 pub use kernel::{set_threads, threads};
 pub use linear::{Dropout, linear, lora_linear};
 pub use logprob::log_prob;
+pub use logsigmoid::log_sigmoid;
 pub use norm::rms_norm;
 pub use swiglu::swiglu;
 
