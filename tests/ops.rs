@@ -11,7 +11,7 @@ use cotalign::model::LoraConfig;
 use cotalign::model::nf4::Weight;
 use cotalign::model::ops::{
     AttentionShape, Continuation, Dropout, Memory, Segment, attention, cached_attention, linear,
-    log_prob, lora_linear, rms_norm, rope_table, swiglu,
+    log_prob, log_sigmoid, lora_linear, rms_norm, rope_table, swiglu,
 };
 use cotalign::tune::loss::{Example, sft, token_log_probs};
 
@@ -103,6 +103,22 @@ fn log_prob_equals_its_definition() {
     assert!(distance(&ours, &plain) < 1e-5);
     assert!(log_prob(&z, &labels[1..]).is_err(), "five labels for six rows");
     assert!(log_prob(&z, &[0, 0, 0, 0, 0, 37]).is_err(), "a label outside the vocabulary");
+}
+
+/// DPO starts where every argument is exactly 0.
+#[test]
+fn gradients_of_log_sigmoid() {
+    let x = [normal(12, 30), vec![0.0; 4], vec![-9.0, -30.0, 3.0, 0.001]].concat();
+    let x = tensor(x, 4, 5);
+    check_gradients("log_sigmoid", std::slice::from_ref(&x), &|t| log_sigmoid(&t[0]).unwrap());
+    let plain = |x: &f32| -(1.0 + (-*x as f64).exp()).ln() as f32;
+    let expected: Vec<f32> = values(&x).iter().map(plain).collect();
+    assert!(distance(&values(&log_sigmoid(&x).unwrap()), &expected) < 1e-6);
+    let zeros = Var::from_tensor(&tensor(vec![0.0; 6], 2, 3)).unwrap();
+    let store = log_sigmoid(&zeros).unwrap().sum_all().unwrap().backward().unwrap();
+    assert_eq!(values(store.get(&zeros).unwrap()), [0.5; 6]);
+    let far = tensor(vec![-200.0, 200.0], 1, 2);
+    assert_eq!(values(&log_sigmoid(&far).unwrap()), [-200.0, 0.0]);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use anyhow::{Context, Result};
@@ -114,8 +115,12 @@ impl Store {
 }
 
 /// Writes through a temporary name, so that a reader sees all of it or nothing.
+/// The name is the writer's own: two processes may write one file at once, and
+/// then both write the same.
 pub fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let part = path.with_extension("part");
+    static WRITES: AtomicUsize = AtomicUsize::new(0);
+    let turn = WRITES.fetch_add(1, Ordering::Relaxed);
+    let part = path.with_extension(format!("part-{}-{turn}", std::process::id()));
     fs::write(&part, bytes)?;
     fs::rename(part, path)
 }

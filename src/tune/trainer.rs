@@ -141,7 +141,34 @@ fn summary(step: usize, recent: &[(f64, f64, Metrics)], learning_rate: f64) -> L
 #[derive(Serialize, Deserialize)]
 struct State {
     step: usize,
-    log: Vec<LogLine>,
+    log: Vec<SavedLine>,
+}
+
+/// A log line with its numbers as bits: decimal text read back may be off in the
+/// last digit, and a resumed run must log what an uninterrupted one does.
+#[derive(Serialize, Deserialize)]
+struct SavedLine {
+    step: usize,
+    bits: [u64; 3],
+    metrics: BTreeMap<String, u64>,
+}
+
+impl From<&LogLine> for SavedLine {
+    fn from(l: &LogLine) -> SavedLine {
+        SavedLine {
+            step: l.step,
+            bits: [l.loss, l.grad_norm, l.learning_rate].map(f64::to_bits),
+            metrics: l.metrics.iter().map(|(k, v)| (k.clone(), v.to_bits())).collect(),
+        }
+    }
+}
+
+impl From<SavedLine> for LogLine {
+    fn from(s: SavedLine) -> LogLine {
+        let [loss, grad_norm, learning_rate] = s.bits.map(f64::from_bits);
+        let metrics = s.metrics.into_iter().map(|(k, v)| (k, f64::from_bits(v))).collect();
+        LogLine { step: s.step, loss, grad_norm, learning_rate, metrics }
+    }
 }
 
 fn save(model: &Transformer, adam: &AdamW, log: &[LogLine], place: &Path) -> Result<()> {
@@ -158,7 +185,7 @@ fn save(model: &Transformer, adam: &AdamW, log: &[LogLine], place: &Path) -> Res
     candle_core::safetensors::save(&parameters, part.join("parameters.safetensors"))?;
     let state: HashMap<String, Tensor> = adam.state()?.into_iter().collect();
     candle_core::safetensors::save(&state, part.join("optimizer.safetensors"))?;
-    let state = State { step: adam.step, log: log.to_vec() };
+    let state = State { step: adam.step, log: log.iter().map(SavedLine::from).collect() };
     fs::write(part.join("state.json"), serde_json::to_string(&state)?)?;
     // Two renames: a kill between them leaves `old`, which recover() puts back.
     if place.exists() {
@@ -190,7 +217,7 @@ fn restore(model: &Transformer, adam: &mut AdamW, place: &Path) -> Result<Vec<Lo
     let path = place.join("optimizer.safetensors");
     let moments = candle_core::safetensors::load(&path, &Device::Cpu)?.into_iter().collect();
     adam.restore(state.step, &moments, &path)?;
-    Ok(state.log)
+    Ok(state.log.into_iter().map(LogLine::from).collect())
 }
 
 /// Puts back a checkpoint that a kill left between its two renames.
