@@ -48,7 +48,9 @@ fn download(owner: &str, repo: &str, revision: &str) -> Result<PathBuf> {
 
 #[cfg(not(feature = "hub"))]
 fn download(owner: &str, repo: &str, _: &str) -> Result<PathBuf> {
-    bail!("{owner}/{repo}: this build has no hub access; give a local folder, or build with `--features hub`")
+    bail!(
+        "{owner}/{repo}: this build has no hub access; give a local folder, or build with `--features hub`"
+    )
 }
 
 #[cfg(test)]
