@@ -37,6 +37,7 @@ pub fn reproduce(plan: &Plan, places: &Places, jobs: usize) -> Result<Outcome> {
     let shop = Workshop { store: &store, models: &places.models };
     let tally = run_all(&grid.stages, &grid.order, &shop, jobs)?;
     let mut files = Vec::new();
+    let _lock = store.lock("publish")?;
     for (artifact, cells) in &grid.artifacts {
         files.extend(publish(*artifact, cells, plan, &store, places)?);
     }

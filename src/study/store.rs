@@ -3,7 +3,6 @@
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use anyhow::{Context, Result};
@@ -83,10 +82,7 @@ impl Store {
         if self.is_done(id) {
             return Ok(false);
         }
-        let lock_path = self.root.join(".locks").join(id.as_str());
-        let lock = File::create(&lock_path).with_context(|| lock_path.display().to_string())?;
-        // The kernel drops the lock with the process, however it ends.
-        lock.lock().with_context(|| lock_path.display().to_string())?;
+        let _lock = self.lock(id.as_str())?;
         if self.is_done(id) {
             return Ok(false);
         }
@@ -105,6 +101,16 @@ impl Store {
         Ok(true)
     }
 
+    /// Waits for, and takes, the lock of this name; other processes on the store
+    /// wait until the returned file is dropped. The kernel drops it with the
+    /// process, however it ends.
+    pub fn lock(&self, name: &str) -> Result<File> {
+        let path = self.root.join(".locks").join(name);
+        let lock = File::create(&path).with_context(|| path.display().to_string())?;
+        lock.lock().with_context(|| path.display().to_string())?;
+        Ok(lock)
+    }
+
     /// Reads a JSON file of a finished run.
     pub fn read<T: for<'a> Deserialize<'a>>(&self, id: &RunId, name: &str) -> Result<T> {
         let path = self.path(id).join(name);
@@ -115,12 +121,9 @@ impl Store {
 }
 
 /// Writes through a temporary name, so that a reader sees all of it or nothing.
-/// The name is the writer's own: two processes may write one file at once, and
-/// then both write the same.
+/// Two writers of one file must hold a lock: they would share that name.
 pub fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    static WRITES: AtomicUsize = AtomicUsize::new(0);
-    let turn = WRITES.fetch_add(1, Ordering::Relaxed);
-    let part = path.with_extension(format!("part-{}-{turn}", std::process::id()));
+    let part = path.with_extension("part");
     fs::write(&part, bytes)?;
     fs::rename(part, path)
 }
