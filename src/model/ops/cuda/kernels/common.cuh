@@ -76,6 +76,15 @@ template <class R> __device__ __forceinline__ R load_raw(const void* p) {
   return r;
 #endif
 }
+// The same for what is read once: it makes room first, and so leaves what is read again
+// (the activations that weights are multiplied with) in the cache.
+template <class R> __device__ __forceinline__ R load_once(const void* p) {
+#ifdef __CUDACC__
+  return __ldcs(reinterpret_cast<const R*>(p));
+#else
+  return load_raw<R>(p);
+#endif
+}
 template <class R> __device__ __forceinline__ void store_raw(void* p, R r) {
 #ifdef __CUDACC__
   *reinterpret_cast<R*>(p) = r;

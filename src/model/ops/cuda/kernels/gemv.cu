@@ -1,6 +1,7 @@
 // y[m, out] = x[m, k] Wᵀ with W[out, k] dense, for the few rows (m ≤ 8) of generation.
 // Every weight is used once, so the time is that of reading W: the sums are f32, and
-// four independent 16-byte loads a lane are on their way at a time.
+// up to four independent 16-byte loads a lane are on their way at a time; with more
+// rows of x fewer, or registers would run short.
 //
 // Grid ceil(out/8), block 256: a warp a row of W.
 #pragma once
@@ -9,7 +10,7 @@
 template <class T, int M>
 __device__ __forceinline__ void gemv_rows(const T* w, const T* x, T* y, size_t row, int out, int k,
                                           int m) {
-  constexpr int V = WIDTH<T>, AHEAD = 4, STEP = 32 * V;
+  constexpr int V = WIDTH<T>, AHEAD = M > 4 ? 1 : M > 2 ? 2 : 4, STEP = 32 * V;
   int lane = threadIdx.x % 32;
   const T* line = w + row * k;
   float sum[M];
@@ -31,7 +32,7 @@ __device__ __forceinline__ void gemv_rows(const T* w, const T* x, T* y, size_t r
     for (; i + (AHEAD - 1) * STEP < k; i += AHEAD * STEP) {
       uint4 raw[AHEAD];
       UNROLL
-      for (int u = 0; u < AHEAD; u++) raw[u] = load_raw<uint4>(line + i + u * STEP);
+      for (int u = 0; u < AHEAD; u++) raw[u] = load_once<uint4>(line + i + u * STEP);
       UNROLL
       for (int u = 0; u < AHEAD; u++) {
         float a[V];
@@ -41,7 +42,7 @@ __device__ __forceinline__ void gemv_rows(const T* w, const T* x, T* y, size_t r
     }
     for (; i < k; i += STEP) {
       float a[V];
-      unpack(load_raw<uint4>(line + i), a);
+      unpack(load_once<uint4>(line + i), a);
       add(a, i);
     }
   } else {

@@ -55,7 +55,7 @@ __device__ __forceinline__ void nf4_dequantise(const u8* packed_, Nf4Scales scal
       if (i >= n) continue;
       float s = scales(i / 64);
       if (wide && i + 8 <= n) {
-        u32 bytes = load_raw<u32>(packed_ + i / 2);
+        u32 bytes = load_once<u32>(packed_ + i / 2);
         UNROLL
         for (int c = 0; c < 8; c += V) {
           float w[V];
@@ -92,25 +92,38 @@ __device__ __forceinline__ void nf4_dot(const u8* packed_, const Nf4Scales& scal
   size_t start = row * k;
   bool wide = k % 16 == 0 && aligned16(x) && (reinterpret_cast<size_t>(packed_) & 7) == 0;
   if (wide) {
-    // 16 weights of one block: 8 bytes.
-    for (int i = lane * 16; i < k; i += 512) {
-      uint2 bytes = load_raw<uint2>(packed_ + (start + i) / 2);
-      float s = scales((start + i) / 64);
+    // 16 weights of one block, 8 bytes, a lane and step; the loads of a few steps go first.
+    constexpr int AHEAD = M > 4 ? 1 : M > 2 ? 2 : 4, STEP = 512;
+    for (int first = lane * 16; first < k; first += AHEAD * STEP) {
+      uint2 bytes[AHEAD];
+      float scale[AHEAD];
       UNROLL
-      for (int c = 0; c < 16; c += V) {
-        float w[V];
+      for (int u = 0; u < AHEAD; u++) {
+        int i = first + u * STEP;
+        if (i >= k) break;
+        bytes[u] = load_once<uint2>(packed_ + (start + i) / 2);
+        scale[u] = scales((start + i) / 64);
+      }
+      UNROLL
+      for (int u = 0; u < AHEAD; u++) {
+        int i = first + u * STEP;
+        if (i >= k) break;
         UNROLL
-        for (int j = 0; j < V; j++) {
-          u32 word = c + j < 8 ? bytes.x : bytes.y;
-          w[j] = rounded<T>(__fmul_rn(code[nibble(word, (c + j) % 8)], s));
-        }
-        UNROLL
-        for (int r = 0; r < M; r++) {
-          if (r >= m) break;
-          float v[V];
-          unpack(load_raw<uint4>(x + (size_t)r * k + i + c), v);
+        for (int c = 0; c < 16; c += V) {
+          float w[V];
           UNROLL
-          for (int j = 0; j < V; j++) sum[r] += w[j] * v[j];
+          for (int j = 0; j < V; j++) {
+            u32 word = c + j < 8 ? bytes[u].x : bytes[u].y;
+            w[j] = rounded<T>(__fmul_rn(code[nibble(word, (c + j) % 8)], scale[u]));
+          }
+          UNROLL
+          for (int r = 0; r < M; r++) {
+            if (r >= m) break;
+            float v[V];
+            unpack(load_raw<uint4>(x + (size_t)r * k + i + c), v);
+            UNROLL
+            for (int j = 0; j < V; j++) sum[r] += w[j] * v[j];
+          }
         }
       }
     }
