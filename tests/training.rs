@@ -75,14 +75,17 @@ fn nowhere() -> &'static Path {
     Path::new("")
 }
 
+/// Numbers by the names of parameters.
+type Values = BTreeMap<String, Vec<f32>>;
+
 /// Gradients of an objective's next step, summed over its micro-batches.
-fn gradients<O: Objective>(model: &Transformer, objective: &mut O, pass: Pass) -> Gradients {
+fn gradients<O: Objective>(model: &Transformer, objective: &mut O, pass: Pass) -> Values {
     let mut sums = Gradients::new();
     for batch in objective.next_step().unwrap() {
         let (part, _) = objective.loss(model, &batch, pass).unwrap();
         model.backward(&part, &mut sums).unwrap();
     }
-    sums
+    sums.iter().map(|(name, g)| (name.clone(), common::values(g))).collect()
 }
 
 /// Llama with adapters, and a mixture of experts whose every weight is trained.
@@ -109,7 +112,7 @@ fn recomputed_blocks_give_the_same_gradients_bit_for_bit() {
 }
 
 /// Largest difference of any value, relative to the largest value of all.
-fn relative(a: &Gradients, b: &Gradients) -> f32 {
+fn relative(a: &Values, b: &Values) -> f32 {
     assert_eq!(a.keys().collect::<Vec<_>>(), b.keys().collect::<Vec<_>>());
     let scale = a.values().map(|x| common::largest(x)).fold(0.0, f32::max);
     a.iter().map(|(k, a)| common::distance(a, &b[k])).fold(0.0, f32::max) / scale
@@ -383,6 +386,7 @@ fn dpo_begins_at_ln_2_with_no_margin() {
             for _ in 0..12 {
                 for items in objective.next_step().unwrap() {
                     let (loss, metrics) = objective.loss(&model, &items, Pass::default()).unwrap();
+                    let metrics = metrics().unwrap();
                     let loss = loss.to_scalar::<f32>().unwrap();
                     // To the bit where every row goes through the same products; an
                     // expert sees as many rows as chose it, which moves the last bits.

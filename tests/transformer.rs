@@ -155,7 +155,7 @@ fn cached_steps_equal_one_pass() {
         let model = tiny_frozen(&config, 9);
         let (a, b) = (tokens(30, 10), tokens(30, 11));
         let row = |start, len, slot| Continuation { start, len, slot };
-        let mut cache = Cache::new(&model, 3);
+        let mut cache = Cache::new(&model, 3, 31).unwrap();
         let mut seen = [Vec::new(), Vec::new(), Vec::new()];
         let step = |t: &[u32], rows: &[Continuation], cache: &mut Cache| {
             let states = model.step(t, rows, cache).unwrap();
@@ -172,7 +172,7 @@ fn cached_steps_equal_one_pass() {
         for t in 13..30 {
             rows.push(step(&[b[t - 1], a[t]], &[row(0, 1, 1), row(1, 1, 0)], &mut cache));
         }
-        cache.copy(1, 2);
+        cache.copy(1, 2).unwrap();
         let rest = [row(0, 1, 1), row(1, 1, 2)];
         rows.push(step(&[b[29], b[29]], &rest, &mut cache));
         for (slot, z) in rows.into_iter().flatten() {

@@ -116,7 +116,7 @@ pub fn load_adapter(model: &mut Transformer, lora: &LoraConfig, dir: &Path) -> R
     model.add_lora(lora, 0)?;
     for (name, var) in model.variables() {
         let t = saved.tensor(name, var.dims()).with_context(|| path.display().to_string())?;
-        var.set(&t)?;
+        var.set(&t.to_device(var.device())?)?;
     }
     if let Some(name) = saved.left() {
         bail!("{}: tensor {name} belongs to no layer of the model", path.display());

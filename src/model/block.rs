@@ -57,6 +57,15 @@ impl Block {
         all
     }
 
+    /// The weights of its norms.
+    pub fn norms_mut(&mut self) -> Vec<&mut Tensor> {
+        let mut all = vec![&mut self.input_norm, &mut self.post_norm];
+        if let Some((q, k)) = &mut self.qk_norm {
+            all.extend([q, k]);
+        }
+        all
+    }
+
     pub fn linears_mut(&mut self) -> Vec<&mut Linear> {
         let mut all = vec![&mut self.q, &mut self.k, &mut self.v, &mut self.o];
         match &mut self.ff {

@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 use super::config::Config;
 use super::tokenizer::Tokenizer;
 use super::transformer::Transformer;
+use super::weight::Placement;
 use super::weights::{Files, weight_files, weights_of};
 
 /// Loads a model folder (`config.json`, `tokenizer.json`, `tokenizer_config.json`
@@ -18,17 +19,18 @@ use super::weights::{Files, weight_files, weights_of};
 /// frozen. Weights are widened to f32; those that bitsandbytes quantised stay
 /// in NF4.
 pub fn load_base(dir: &Path) -> Result<(Transformer, Tokenizer)> {
-    load(dir, false)
+    load_at(dir, false, &Placement::CPU)
 }
 
 /// The same with every linear layer but the head in NF4, quantised one by one
 /// as they are read: QLoRA's base, at the memory of QLoRA's base.
 pub fn load_nf4(dir: &Path) -> Result<(Transformer, Tokenizer)> {
-    load(dir, true)
+    load_at(dir, true, &Placement::CPU)
 }
 
-fn load(dir: &Path, quantise: bool) -> Result<(Transformer, Tokenizer)> {
-    let model = load_model(dir, quantise)?;
+/// Either of the two, where `place` says; each tensor goes there as it is read.
+pub fn load_at(dir: &Path, quantise: bool, place: &Placement) -> Result<(Transformer, Tokenizer)> {
+    let model = load_weights(dir, quantise, place)?;
     let tokenizer = Tokenizer::open(dir, &model.config)?;
     ensure!(
         tokenizer.vocab_size() <= model.config.vocab_size,
@@ -42,11 +44,15 @@ fn load(dir: &Path, quantise: bool) -> Result<(Transformer, Tokenizer)> {
 
 /// The weights of a model folder alone, quantised while they are read if asked.
 pub fn load_model(dir: &Path, quantise: bool) -> Result<Transformer> {
+    load_weights(dir, quantise, &Placement::CPU)
+}
+
+fn load_weights(dir: &Path, quantise: bool, place: &Placement) -> Result<Transformer> {
     let config = Config::load(&dir.join("config.json"))?;
     // Some checkpoints hold the head once more although it is the embedding.
     let skip: &[&str] = if config.tie_word_embeddings { &["lm_head."] } else { &[] };
     let mut files = Files::open(dir, skip)?;
-    files.quantise = quantise;
+    (files.quantise, files.place) = (quantise, place.clone());
     Transformer::from_weights(&config, &mut files)
         .with_context(|| weights_of(dir).display().to_string())
 }

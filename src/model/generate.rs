@@ -6,10 +6,12 @@ use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-use super::ops::{Continuation, with_values};
+use super::cache::Cache;
+use super::ops::gpu::Gpu;
+use super::ops::{self, Continuation, with_values};
 use super::rng;
 use super::tokenizer::Tokenizer;
-use super::transformer::{Cache, Transformer};
+use super::transformer::Transformer;
 
 /// How tokens are drawn.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -104,7 +106,9 @@ pub fn generate<'a>(
     }
     let mut results: Vec<Option<Generation>> = prompts.iter().map(|_| None).collect();
     let slots = sampling.batch.min(prompts.len());
-    let mut cache = Cache::new(model, slots + 1);
+    let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
+    let capacity = (longest + sampling.max_new_tokens).min(positions);
+    let mut cache = Cache::new(model, slots + 1, capacity)?;
     let shared = shared_prefix(prompts);
     if shared > 0 {
         let row = Continuation { start: 0, len: shared, slot: slots };
@@ -115,7 +119,7 @@ pub fn generate<'a>(
     loop {
         for (slot, place) in active.iter_mut().enumerate() {
             if place.is_none() && next < prompts.len() {
-                cache.copy(slots, slot);
+                cache.copy(slots, slot)?;
                 *place = Some(Active {
                     prompt: next,
                     tokens: Vec::new(),
@@ -138,30 +142,26 @@ pub fn generate<'a>(
         let last: Vec<u32> = rows.iter().map(|r| (r.start + r.len - 1) as u32).collect();
         let last = Tensor::new(last.as_slice(), states.device())?;
         let logits = model.logits(&states.index_select(&last, 0)?)?;
-        let vocab = model.config.vocab_size;
-        with_values("sample", &logits, |z| {
-            for (z, row) in z.chunks_exact(vocab).zip(&rows) {
-                let place = &mut active[row.slot];
-                let a = place.as_mut().expect("only active slots have rows");
-                let token = draw(z, sampling.temperature, &mut a.rng);
-                let mut ends = stops.ids.contains(&token);
-                if !ends {
-                    a.tokens.push(token);
-                    let found = stops.ended(&a.tokens, &sampling.stop);
-                    ends = found.map_err(|e| candle_core::Error::Msg(format!("{e:#}")))?;
-                }
-                let length = prompts[a.prompt].len() + a.tokens.len();
-                let full = a.tokens.len() >= sampling.max_new_tokens || length >= positions;
-                if ends || full {
-                    let a = place.take().expect("as above");
-                    results[a.prompt] = Some(Generation { tokens: a.tokens, finished: ends });
-                    done();
-                } else {
-                    a.feed = vec![token];
-                }
+        let streams = rows.iter().map(|r| r.slot);
+        let drawn = draw_rows(&logits, sampling.temperature, streams, &mut active)?;
+        for (token, row) in drawn.into_iter().zip(&rows) {
+            let place = &mut active[row.slot];
+            let a = place.as_mut().expect("only active slots have rows");
+            let mut ends = stops.ids.contains(&token);
+            if !ends {
+                a.tokens.push(token);
+                ends = stops.ended(&a.tokens, &sampling.stop)?;
             }
-            Ok(())
-        })?;
+            let length = prompts[a.prompt].len() + a.tokens.len();
+            let full = a.tokens.len() >= sampling.max_new_tokens || length >= positions;
+            if ends || full {
+                let a = place.take().expect("as above");
+                results[a.prompt] = Some(Generation { tokens: a.tokens, finished: ends });
+                done();
+            } else {
+                a.feed = vec![token];
+            }
+        }
     }
     Ok(results.into_iter().map(|r| r.expect("every prompt was run to its end")).collect())
 }
@@ -175,6 +175,29 @@ pub fn shared_prefix(prompts: &[Vec<u32>]) -> usize {
         .map(|p| first.iter().zip(p).take_while(|(a, b)| a == b).count().min(p.len() - 1))
         .min()
         .unwrap_or(0)
+}
+
+/// One token for each row of logits, drawn with the stream of its slot.
+fn draw_rows(
+    logits: &Tensor,
+    temperature: f64,
+    slots: impl Iterator<Item = usize>,
+    active: &mut [Option<Active>],
+) -> Result<Vec<u32>> {
+    let vocab = logits.dim(1)?;
+    fn stream(active: &mut [Option<Active>], slot: usize) -> &mut ChaCha8Rng {
+        &mut active[slot].as_mut().expect("only active slots have rows").rng
+    }
+    if let Some(gpu) = Gpu::of(logits) {
+        let u: Vec<f64> = slots
+            .map(|s| if temperature > 0.0 { stream(active, s).random() } else { 0.0 })
+            .collect();
+        return Ok(ops::gpu::sample(&gpu, logits, temperature, &u)?);
+    }
+    Ok(with_values("sample", logits, |z| {
+        let rows = z.chunks_exact(vocab).zip(slots);
+        Ok(rows.map(|(z, slot)| draw(z, temperature, stream(active, slot))).collect())
+    })?)
 }
 
 /// One token from a row of logits: the first most probable at temperature 0,

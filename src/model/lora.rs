@@ -1,7 +1,7 @@
 //! Linear layers that can carry a low-rank adapter, in PEFT's terms.
 
 use anyhow::{Context, Result};
-use candle_core::{Device, Tensor, Var};
+use candle_core::{DType, Device, Tensor, Var};
 use serde::{Deserialize, Serialize};
 
 use super::ops::{self, Dropout};
@@ -123,27 +123,27 @@ impl Linear {
 
     /// Adds an adapter as PEFT initialises one: `A` Kaiming-uniform with a = √5,
     /// which is uniform on ±1/√in, and `B` zero, so the layer is unchanged.
-    pub fn add_lora(&mut self, config: &LoraConfig, seed: u64) -> Result<()> {
+    pub fn add_lora(&mut self, config: &LoraConfig, seed: u64, device: &Device) -> Result<()> {
         let (out, inp) = self.weight.shape()?;
         let mut rng = rng::stream(seed, &format!("lora {}", self.name));
         let a = rng::uniform(&mut rng, config.r * inp, 1.0 / (inp as f64).sqrt());
         self.lora = Some(Lora {
-            a: Var::from_vec(a, (config.r, inp), &Device::Cpu)?,
-            b: Var::from_vec(vec![0f32; out * config.r], (out, config.r), &Device::Cpu)?,
+            a: Var::from_vec(a, (config.r, inp), device)?,
+            b: Var::from_vec(vec![0f32; out * config.r], (out, config.r), device)?,
             scaling: config.scaling(),
         });
         Ok(())
     }
 
     /// The weight with its adapter folded in: `W + (α/r) B A`, with `W` the
-    /// dequantised base, as the adapter saw it in training.
-    pub fn merged(&self) -> Result<Tensor> {
+    /// dequantised base, as the adapter saw it in training; the sum is rounded once.
+    pub fn merged(&self, dtype: DType) -> Result<Tensor> {
         let w = self.weight.dense()?.detach();
         Ok(match &self.lora {
-            None => w,
+            None => w.to_dtype(dtype)?,
             Some(l) => {
                 let ba = l.b.as_detached_tensor().matmul(&l.a.as_detached_tensor())?;
-                (w + (ba * l.scaling)?)?
+                (w.to_dtype(DType::F32)? + (ba * l.scaling)?)?.to_dtype(dtype)?
             }
         })
     }

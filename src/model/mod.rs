@@ -2,6 +2,7 @@
 
 mod adapter;
 mod block;
+mod cache;
 mod chat;
 mod checkpoint;
 mod config;
@@ -21,12 +22,15 @@ mod weight;
 mod weights;
 
 pub use adapter::{load_adapter, save_adapter};
+pub use cache::Cache;
 pub use chat::{ChatTemplates, Conversation};
-pub use checkpoint::{Precision, export, load_base, load_model, load_nf4, model_hash, save_base};
+pub use checkpoint::{
+    Precision, export, load_at, load_base, load_model, load_nf4, model_hash, save_base,
+};
 pub use config::{Config, Quantization, RopeScaling};
 pub use generate::{Generation, Sampling, Stops, generate};
 pub use hub::{locate, locate_config};
 pub use lora::{Linear, LoraConfig, Pass, Targets};
 pub use tokenizer::Tokenizer;
-pub use transformer::{Cache, Hidden, Packed, Transformer, tensor_shapes};
-pub use weight::Weight;
+pub use transformer::{Hidden, Packed, Transformer, tensor_shapes};
+pub use weight::{Placement, Weight};

@@ -1,7 +1,7 @@
 //! Mixtral's sparse mixture of experts (Jiang et al. 2024).
 
 use anyhow::Result;
-use candle_core::{D, Tensor};
+use candle_core::{D, DType, Device, Tensor};
 
 use super::block::Gated;
 use super::lora::{Linear, Pass};
@@ -24,7 +24,9 @@ impl Experts {
         let (n, _) = x.dims2()?;
         let count = self.experts.len();
         let logits = self.router.forward(x, pass)?;
-        let chosen = with_values("router", &logits, |z| {
+        // The rows of an expert decide which products there are, so the host has to know.
+        let seen = logits.to_dtype(DType::F32)?.to_device(&Device::Cpu)?;
+        let chosen = with_values("router", &seen, |z| {
             Ok(z.chunks_exact(count).map(|row| best(row, self.used)).collect::<Vec<_>>())
         })?;
         let flat: Vec<u32> = chosen.iter().flatten().map(|e| *e as u32).collect();
@@ -52,7 +54,7 @@ impl Experts {
             y = y.index_add(&rows, &h.broadcast_mul(&w)?, 0)?;
         }
         let mean = softmax(&logits)?.mean(0)?;
-        let share = Tensor::from_vec(share, count, x.device())?;
+        let share = Tensor::from_vec(share, count, x.device())?.to_dtype(mean.dtype())?;
         let balance = ((mean * share)?.sum_all()? * count as f64)?;
         Ok((y, balance))
     }

@@ -3,11 +3,11 @@
 use std::sync::{Arc, Mutex};
 
 use anyhow::Result;
-use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor, Var};
+use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Storage, Tensor, Var};
 
 use super::block::Block;
 use super::lora::Pass;
-use super::ops::{self, Segment, output};
+use super::ops::{self, Segment};
 
 /// Gradients of variables inside recomputed blocks. candle's graph does not know
 /// of them, so they cannot come back with the others.
@@ -78,7 +78,26 @@ impl CustomOp1 for Op {
     fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
         let value = self.value.lock().unwrap_or_else(|e| e.into_inner()).take();
         let Some(value) = value else { candle_core::bail!("recompute: run twice") };
-        ops::with_values("recompute", &value, |v| Ok(output(v.to_vec(), v.len())))
+        let n = value.elem_count();
+        match ops::gpu::copy_of(&value)? {
+            Storage::Cpu(s) => Ok((s, n.into())),
+            _ => candle_core::bail!("recompute: the value is not in the memory of the CPU"),
+        }
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        _: &candle_core::CudaStorage,
+        _: &Layout,
+    ) -> candle_core::Result<(candle_core::CudaStorage, Shape)> {
+        let value = self.value.lock().unwrap_or_else(|e| e.into_inner()).take();
+        let Some(value) = value else { candle_core::bail!("recompute: run twice") };
+        let n = value.elem_count();
+        match ops::gpu::copy_of(&value)? {
+            Storage::Cuda(s) => Ok((s, n.into())),
+            _ => candle_core::bail!("recompute: the value is not in the memory of the GPU"),
+        }
     }
 
     /// Runs the block again with its graph, and back-propagates `Σ y ⊙ g`, whose

@@ -8,14 +8,15 @@ use anyhow::{Context, Result, bail, ensure};
 use candle_core::{Device, Tensor, Var};
 
 use super::block::{Block, FeedForward, Gated};
+use super::cache::Cache;
 use super::config::Config;
 use super::lora::{Linear, LoraConfig, Pass};
 use super::moe::Experts;
-use super::ops::{self, AttentionShape, Continuation, Memory, Segment};
+use super::ops::{self, AttentionShape, Continuation, Segment};
 use super::recompute::{Recompute, Sink};
 use super::rng;
 use super::rope::scaled_frequencies;
-use super::weight::Weight;
+use super::weight::{Placement, Weight};
 use super::weights::Weights;
 
 /// Sequences laid end to end: see [`Segment`].
@@ -33,31 +34,6 @@ impl Packed {
             tokens.extend_from_slice(s.as_ref());
         }
         Packed { tokens, segments: segments.into() }
-    }
-}
-
-/// Keys and values of sequences being generated: `memory[layer][slot]`.
-#[derive(Debug, Default)]
-pub struct Cache {
-    memory: Vec<Vec<Memory>>,
-}
-
-impl Cache {
-    pub fn new(model: &Transformer, slots: usize) -> Cache {
-        Cache { memory: vec![vec![Memory::default(); slots]; model.blocks.len()] }
-    }
-
-    /// Makes `slot` a copy of another: a shared prompt prefix is computed once.
-    pub fn copy(&mut self, from: usize, to: usize) {
-        for layer in &mut self.memory {
-            layer[to] = layer[from].clone();
-        }
-    }
-
-    pub fn clear(&mut self, slot: usize) {
-        for layer in &mut self.memory {
-            layer[slot] = Memory::default();
-        }
     }
 }
 
@@ -238,11 +214,13 @@ impl Transformer {
     pub fn step(&self, tokens: &[u32], rows: &[Continuation], cache: &mut Cache) -> Result<Tensor> {
         let mut x = self.embedded(tokens)?;
         let eps = self.config.rms_norm_eps;
-        for (block, memory) in self.blocks.iter().zip(&mut cache.memory) {
+        let step = cache.begin(rows)?;
+        for (i, block) in self.blocks.iter().enumerate() {
             (x, _) = block.forward(&x, Pass::default(), eps, &mut |q, k, v| {
-                Ok(ops::cached_attention(q, k, v, &block.shape, rows, memory)?)
+                cache.attend(i, (q, k, v), &block.shape, &step)
             })?;
         }
+        cache.end(rows);
         self.last_norm(&x)
     }
 
@@ -254,18 +232,15 @@ impl Transformer {
     }
 
     /// Gradients of a loss of this model, added to `sums` by the variables' names.
-    pub fn backward(&self, loss: &Tensor, sums: &mut BTreeMap<String, Vec<f32>>) -> Result<()> {
+    pub fn backward(&self, loss: &Tensor, sums: &mut BTreeMap<String, Tensor>) -> Result<()> {
         let store = loss.backward()?;
         let mut add = |name: &str, g: &Tensor| -> Result<()> {
-            ops::with_values("gradient", &g.contiguous()?, |g| {
-                match sums.get_mut(name) {
-                    None => {
-                        sums.insert(name.to_string(), g.to_vec());
-                    }
-                    Some(sum) => sum.iter_mut().zip(g).for_each(|(s, g)| *s += g),
-                }
-                Ok(())
-            })?;
+            let g = g.contiguous()?;
+            let sum = match sums.remove(name) {
+                None => g,
+                Some(sum) => (sum + g)?,
+            };
+            sums.insert(name.to_string(), sum);
             Ok(())
         };
         for (name, var) in &self.vars {
@@ -302,6 +277,17 @@ impl Transformer {
         Ok(ops::rms_norm(x, w, self.config.rms_norm_eps, w.is_variable())?)
     }
 
+    /// Log-probability of `labels[m]` after row `m` of `states [M, d]`; `[M]`, in nats.
+    pub fn log_probs(&self, states: &Tensor, labels: &[u32]) -> Result<Tensor> {
+        Ok(match &self.head {
+            None => ops::head_log_prob(states, &Weight::Dense(self.embed.clone()), labels)?,
+            Some(h) if h.lora.is_none() && h.bias.is_none() => {
+                ops::head_log_prob(states, &h.weight, labels)?
+            }
+            Some(_) => ops::log_prob(&self.logits(states)?, labels)?,
+        })
+    }
+
     /// Logits `[M, V]` of the hidden states of `M` rows.
     pub fn logits(&self, states: &Tensor) -> Result<Tensor> {
         match &self.head {
@@ -328,11 +314,12 @@ impl Transformer {
     pub fn add_lora(&mut self, config: &LoraConfig, seed: u64) -> Result<()> {
         let mut vars = BTreeMap::new();
         let targeted = config.target_modules.matcher()?;
+        let device = self.placement().device;
         for l in self.linears_mut() {
             if !targeted(&l.name) {
                 continue;
             }
-            l.add_lora(config, seed)?;
+            l.add_lora(config, seed, &device)?;
             let lora = l.lora.as_ref().expect("just added");
             vars.insert(format!("base_model.model.{}.lora_A.weight", l.name), lora.a.clone());
             vars.insert(format!("base_model.model.{}.lora_B.weight", l.name), lora.b.clone());
@@ -347,11 +334,37 @@ impl Transformer {
         Ok(())
     }
 
+    /// Where the model computes, and in which type.
+    pub fn placement(&self) -> Placement {
+        Placement { device: self.embed.device().clone(), dtype: self.embed.dtype() }
+    }
+
+    /// A frozen copy elsewhere, or in another type; adapters are added afterwards.
+    pub fn at(&self, place: &Placement) -> Result<Transformer> {
+        ensure!(self.vars.is_empty(), "a model in training stays where it is");
+        let mut moved = self.clone();
+        let norms = moved.blocks.iter_mut().flat_map(Block::norms_mut);
+        for t in norms.chain([&mut moved.norm]) {
+            *t = place.tensor(t)?;
+        }
+        moved.embed = place.tensor(&moved.embed)?;
+        for l in moved.blocks.iter_mut().flat_map(Block::linears_mut).chain(&mut moved.head) {
+            l.weight = l.weight.at(place)?;
+            l.bias = l.bias.as_ref().map(|b| place.tensor(b)).transpose()?;
+        }
+        Ok(moved)
+    }
+
+    pub(super) fn attention_shapes(&self) -> Vec<&AttentionShape> {
+        self.blocks.iter().map(|b| &b.shape).collect()
+    }
+
     /// A dense copy with the adapters folded in: what generation runs on.
     pub fn merged(&self) -> Result<Transformer> {
+        let dtype = self.placement().dtype;
         let mut merged = self.clone();
         for l in merged.linears_mut() {
-            l.weight = Weight::Dense(l.merged()?);
+            l.weight = Weight::Dense(l.merged(dtype)?);
             l.lora = None;
         }
         merged.vars = BTreeMap::new();

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use super::nf4::Nf4;
 use super::ops::with_values;
 use super::scales::Scales;
-use super::weight::Weight;
+use super::weight::{Placement, Weight};
 
 /// A source of named tensors; each is taken once.
 pub(super) trait Weights {
@@ -59,6 +59,8 @@ pub(super) struct Files {
     /// Quantise every linear layer as soon as it is read: the dense model never
     /// is in memory as a whole.
     pub quantise: bool,
+    /// Where they go, each as it is read.
+    pub place: Placement,
 }
 
 #[derive(Deserialize)]
@@ -120,7 +122,7 @@ impl Files {
             .map(|(name, _)| name)
             .filter(|n| !n.ends_with(RECOMPUTED) && !skip.iter().any(|s| n.starts_with(s)))
             .collect();
-        Ok(Files { map, names, quantise: false })
+        Ok(Files { map, names, quantise: false, place: Placement::CPU })
     }
 
     fn take(&mut self, name: &str) -> Result<Tensor> {
@@ -128,6 +130,17 @@ impl Files {
             bail!("tensor {name} is missing");
         }
         self.map.load(name, &Device::Cpu).with_context(|| format!("tensor {name}"))
+    }
+
+    /// In f32 and in ordinary memory.
+    fn dense(&mut self, name: &str, shape: &[usize]) -> Result<Tensor> {
+        let t = self.take(name)?;
+        ensure!(
+            matches!(t.dtype(), DType::F32 | DType::F16 | DType::BF16),
+            "tensor {name} is stored as {:?}; supported are F32, F16 and BF16",
+            t.dtype()
+        );
+        checked(name, t.to_dtype(DType::F32)?.contiguous()?, shape)
     }
 
     fn bytes(&mut self, name: &str) -> Result<Vec<u8>> {
@@ -185,23 +198,19 @@ impl Files {
 
 impl Weights for Files {
     fn tensor(&mut self, name: &str, shape: &[usize]) -> Result<Tensor> {
-        let t = self.take(name)?;
-        ensure!(
-            matches!(t.dtype(), DType::F32 | DType::F16 | DType::BF16),
-            "tensor {name} is stored as {:?}; supported are F32, F16 and BF16",
-            t.dtype()
-        );
-        checked(name, t.to_dtype(DType::F32)?.contiguous()?, shape)
+        let t = self.dense(name, shape)?;
+        Ok(self.place.tensor(&t)?)
     }
 
     fn linear(&mut self, name: &str, shape: [usize; 2]) -> Result<Weight> {
         let weight = format!("{name}.weight");
         if self.names.contains(&format!("{weight}.quant_state.bitsandbytes__nf4")) {
             let nf4 = self.quantised(&weight, shape).with_context(|| format!("tensor {weight}"))?;
-            return Ok(Weight::Nf4(Arc::new(nf4)));
+            return Ok(Weight::Nf4(Arc::new(nf4)).at(&self.place)?);
         }
-        let dense = Weight::Dense(self.tensor(&weight, &shape)?);
-        Ok(if self.quantise && name != "lm_head" { dense.quantised()? } else { dense })
+        let dense = Weight::Dense(self.dense(&weight, &shape)?);
+        let quantise = self.quantise && name != "lm_head";
+        Ok(if quantise { dense.quantised()? } else { dense }.at(&self.place)?)
     }
 
     fn left(&self) -> Option<String> {

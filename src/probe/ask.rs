@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
-use crate::model::ops::{Continuation, log_prob};
+use crate::model::ops::Continuation;
 use crate::model::{Cache, Tokenizer, Transformer};
 use crate::task::{Cue, Gold, Question, READER, prompt, reader};
 use crate::teach::Annotation;
@@ -99,7 +99,8 @@ pub fn score_options(
         .map(|o| tokenizer.encode(&format!(" {}", o.trim())))
         .collect::<Result<Vec<_>>>()?;
     let n = options.len();
-    let mut cache = Cache::new(model, n + 1);
+    let longest = options.iter().map(Vec::len).max().unwrap_or(0);
+    let mut cache = Cache::new(model, n + 1, context.len() + longest)?;
     let row = Continuation { start: 0, len: context.len(), slot: n };
     let states = model.step(&context, &[row], &mut cache)?;
     let last = states.narrow(0, context.len() - 1, 1)?.contiguous()?;
@@ -107,12 +108,12 @@ pub fn score_options(
         // One row of logits serves the first token of every option.
         let rows = Tensor::cat(&vec![&last; n], 0)?;
         let labels: Vec<u32> = options.iter().map(|o| o[0]).collect();
-        log_prob(&model.logits(&rows)?, &labels)?.to_vec1()?
+        model.log_probs(&rows, &labels)?.to_vec1()?
     };
     let mut sums: Vec<f64> = first.into_iter().map(f64::from).collect();
     let (mut tokens, mut rows, mut labels, mut owner) = (vec![], vec![], vec![], vec![]);
     for (slot, o) in options.iter().enumerate().filter(|(_, o)| o.len() > 1) {
-        cache.copy(n, slot);
+        cache.copy(n, slot)?;
         rows.push(Continuation { start: tokens.len(), len: o.len() - 1, slot });
         tokens.extend_from_slice(&o[..o.len() - 1]);
         labels.extend_from_slice(&o[1..]);
@@ -120,7 +121,7 @@ pub fn score_options(
     }
     if !rows.is_empty() {
         let states = model.step(&tokens, &rows, &mut cache)?;
-        let rest: Vec<f32> = log_prob(&model.logits(&states)?, &labels)?.to_vec1()?;
+        let rest: Vec<f32> = model.log_probs(&states, &labels)?.to_vec1()?;
         for (slot, lp) in owner.into_iter().zip(rest) {
             sums[slot] += lp as f64;
         }

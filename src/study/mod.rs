@@ -1,5 +1,6 @@
 //! Each table and figure as an experiment: plan, run store, grid.
 
+pub mod device;
 pub mod estimate;
 mod experiments;
 mod grid;

@@ -4,7 +4,7 @@ use anyhow::Result;
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
-use crate::model::ops::{log_prob, log_sigmoid};
+use crate::model::ops::log_sigmoid;
 use crate::model::{Packed, Pass, Transformer};
 
 /// One training sequence: `tokens`, of which those from `answer` on carry the loss.
@@ -48,7 +48,7 @@ pub fn token_log_probs(
         let rows = Tensor::new(rows.as_slice(), hidden.states.device())?;
         hidden.states.index_select(&rows, 0)?
     };
-    let values = log_prob(&model.logits(&states)?, &labels)?;
+    let values = model.log_probs(&states, &labels)?;
     Ok(TokenLogProbs { values, example, balance: hidden.balance })
 }
 

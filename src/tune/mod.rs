@@ -14,4 +14,4 @@ pub use pretrain::{PretrainPlan, pretrain, train_tokenizer};
 pub use refine::{
     Pair, PairRule, Refine, RefineBatch, RefineReport, RefineSettings, pairs, refine,
 };
-pub use trainer::{LogLine, Metrics, Objective, TrainerPlan, train};
+pub use trainer::{Later, LogLine, Metrics, Objective, TrainerPlan, train};

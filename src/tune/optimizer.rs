@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use candle_core::{Device, Tensor, Var};
 use serde::{Deserialize, Serialize};
 
+use crate::model::ops::gpu::{self, AdamStep, Gpu};
 use crate::model::ops::with_values;
 
 /// Settings of AdamW and its schedule, named as transformers' `TrainingArguments`.
@@ -54,11 +55,37 @@ impl OptimizerPlan {
     }
 }
 
-/// First and second moments of one parameter.
+/// First and second moments of one parameter, in f32.
 #[derive(Debug, Clone)]
-struct Moments {
-    m: Vec<f32>,
-    v: Vec<f32>,
+enum Moments {
+    Host { m: Vec<f32>, v: Vec<f32> },
+    Device { m: Tensor, v: Tensor },
+}
+
+impl Moments {
+    fn zeros(n: usize) -> Moments {
+        Moments::Host { m: vec![0.0; n], v: vec![0.0; n] }
+    }
+
+    /// In the memory of a GPU; there afterwards.
+    fn on(&mut self, device: &Device) -> Result<(&Tensor, &Tensor)> {
+        if let Moments::Host { m, v } = self {
+            let upload = |x: &[f32]| Tensor::from_slice(x, x.len(), device);
+            *self = Moments::Device { m: upload(m)?, v: upload(v)? };
+        }
+        match self {
+            Moments::Device { m, v } => Ok((m, v)),
+            Moments::Host { .. } => unreachable!("made so above"),
+        }
+    }
+
+    fn tensors(&self) -> Result<(Tensor, Tensor)> {
+        let tensor = |x: &[f32]| Tensor::from_slice(x, x.len(), &Device::Cpu);
+        Ok(match self {
+            Moments::Host { m, v } => (tensor(m)?, tensor(v)?),
+            Moments::Device { m, v } => (m.to_device(&Device::Cpu)?, v.to_device(&Device::Cpu)?),
+        })
+    }
 }
 
 /// AdamW (Loshchilov & Hutter 2019) with a state that can be saved. All sums
@@ -72,15 +99,32 @@ pub struct AdamW {
 }
 
 /// What one update saw.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Update {
-    /// Norm of the gradient before clipping.
-    pub grad_norm: f64,
+    square: Square,
     pub learning_rate: f64,
 }
 
+/// `‖g‖²`; on a GPU it is read when somebody asks, after the update was queued.
+#[derive(Debug, Clone)]
+enum Square {
+    Known(f64),
+    OnDevice(Tensor),
+}
+
+impl Update {
+    /// Norm of the gradient before clipping.
+    pub fn grad_norm(&self) -> Result<f64> {
+        Ok(match &self.square {
+            Square::Known(s) => *s,
+            Square::OnDevice(t) => t.to_scalar::<f64>()?,
+        }
+        .sqrt())
+    }
+}
+
 /// Sums of gradients over the micro-batches of one step, by name.
-pub type Gradients = BTreeMap<String, Vec<f32>>;
+pub type Gradients = BTreeMap<String, Tensor>;
 
 impl AdamW {
     pub fn new(plan: OptimizerPlan) -> AdamW {
@@ -93,56 +137,71 @@ impl AdamW {
     pub fn update(&mut self, vars: &BTreeMap<String, Var>, grads: &Gradients) -> Result<Update> {
         let p = &self.plan;
         ensure!(!grads.is_empty(), "step {}: no parameter got a gradient", self.step);
-        let mut square = 0f64;
-        for (name, g) in grads {
-            let s: f64 = g.iter().map(|x| *x as f64 * *x as f64).sum();
-            ensure!(s.is_finite(), "step {}: the gradient of {name} is not finite", self.step);
-            square += s;
-        }
-        let grad_norm = square.sqrt();
-        let clip = (p.max_grad_norm / (grad_norm + 1e-6)).min(1.0) as f32;
         let rate = p.rate(self.step);
+        let c1 = 1.0 - p.adam_beta1.powi(self.step as i32 + 1);
+        let c2 = 1.0 - p.adam_beta2.powi(self.step as i32 + 1);
+        let shared = AdamStep {
+            max_norm: p.max_grad_norm as f32,
+            b1: p.adam_beta1 as f32,
+            b2: p.adam_beta2 as f32,
+            size: (rate / c1) as f32,
+            root: (1.0 / c2) as f32,
+            eps: p.adam_epsilon as f32,
+            decay: 0.0,
+        };
+        let decay = (rate * p.weight_decay) as f32;
+        // Vectors (the norms) do not decay.
+        let shared =
+            |var: &Var| AdamStep { decay: if var.rank() > 1 { decay } else { 0.0 }, ..shared };
+        let gpu = grads.values().next().and_then(Gpu::of);
+        let square = match &gpu {
+            None => Square::Known(self.square_sum(grads)?),
+            Some(gpu) => {
+                Square::OnDevice(gpu::square_sum(gpu, &grads.values().collect::<Vec<_>>())?)
+            }
+        };
         self.step += 1;
-        let (b1, b2) = (p.adam_beta1 as f32, p.adam_beta2 as f32);
-        let c1 = 1.0 - p.adam_beta1.powi(self.step as i32);
-        let c2 = 1.0 - p.adam_beta2.powi(self.step as i32);
-        let (size, root) = ((rate / c1) as f32, (1.0 / c2) as f32);
-        let eps = p.adam_epsilon as f32;
         for (name, var) in vars {
             // An expert that no token chose has nothing to learn from this step.
             let Some(g) = grads.get(name) else { continue };
-            let state = self
-                .moments
-                .entry(name.clone())
-                .or_insert_with(|| Moments { m: vec![0.0; g.len()], v: vec![0.0; g.len()] });
-            let decay = if var.rank() > 1 { (rate * p.weight_decay) as f32 } else { 0.0 };
-            let next = with_values("adamw", var, |theta| {
-                let each = theta.iter().zip(g).zip(state.m.iter_mut()).zip(state.v.iter_mut());
-                let next = each.map(|(((theta, g), m), v)| {
-                    let g = g * clip;
-                    *m = b1 * *m + (1.0 - b1) * g;
-                    *v = b2 * *v + (1.0 - b2) * g * g;
-                    theta - theta * decay - size * *m / ((*v * root).sqrt() + eps)
-                });
-                Ok(next.collect::<Vec<f32>>())
-            })?;
-            var.set(&Tensor::from_vec(next, var.shape(), var.device())?)?;
+            let moments = self.moments.entry(name.clone());
+            let moments = moments.or_insert_with(|| Moments::zeros(g.elem_count()));
+            match (&gpu, &square) {
+                (Some(gpu), Square::OnDevice(square)) => {
+                    let (m, v) = moments.on(var.device())?;
+                    gpu::adamw(gpu, [var.as_tensor(), g, m, v], square, &shared(var))?;
+                }
+                (_, Square::Known(square)) => {
+                    let clip = (p.max_grad_norm / (square.sqrt() + 1e-6)).min(1.0) as f32;
+                    let Moments::Host { m, v } = moments else {
+                        bail!("the optimizer's state of {name} is on a GPU, its gradient is not")
+                    };
+                    update_on_host(var, g, (m, v), clip, &shared(var))?;
+                }
+                (None, Square::OnDevice(_)) => unreachable!("made together above"),
+            }
         }
-        Ok(Update { grad_norm, learning_rate: rate })
+        Ok(Update { square, learning_rate: rate })
+    }
+
+    fn square_sum(&self, grads: &Gradients) -> Result<f64> {
+        let mut square = 0f64;
+        for (name, g) in grads {
+            let s: f64 =
+                with_values("gradient", g, |g| Ok(g.iter().map(|x| *x as f64 * *x as f64).sum()))?;
+            ensure!(s.is_finite(), "step {}: the gradient of {name} is not finite", self.step);
+            square += s;
+        }
+        Ok(square)
     }
 
     /// The state as tensors, to be saved beside the parameters.
     pub fn state(&self) -> Result<BTreeMap<String, Tensor>> {
         let mut all = BTreeMap::new();
-        for (name, s) in &self.moments {
-            all.insert(
-                format!("{name}.exp_avg"),
-                Tensor::from_slice(&s.m, s.m.len(), &Device::Cpu)?,
-            );
-            all.insert(
-                format!("{name}.exp_avg_sq"),
-                Tensor::from_slice(&s.v, s.v.len(), &Device::Cpu)?,
-            );
+        for (name, moments) in &self.moments {
+            let (m, v) = moments.tensors()?;
+            all.insert(format!("{name}.exp_avg"), m);
+            all.insert(format!("{name}.exp_avg_sq"), v);
         }
         Ok(all)
     }
@@ -161,11 +220,33 @@ impl AdamW {
             let v = state
                 .get(&format!("{name}.exp_avg_sq"))
                 .with_context(|| format!("{}: {name}.exp_avg_sq is missing", from.display()))?;
-            let moments = Moments { m: m.to_vec1()?, v: v.to_vec1()? };
+            let moments = Moments::Host { m: m.to_vec1()?, v: v.to_vec1()? };
             self.moments.insert(name.to_string(), moments);
         }
         Ok(())
     }
+}
+
+fn update_on_host(
+    var: &Var,
+    g: &Tensor,
+    (m, v): (&mut [f32], &mut [f32]),
+    clip: f32,
+    s: &AdamStep,
+) -> Result<()> {
+    let next = with_values("adamw", g, |g| {
+        with_values("adamw", var, |theta| {
+            let each = theta.iter().zip(g).zip(m.iter_mut()).zip(v.iter_mut());
+            let next = each.map(|(((theta, g), m), v)| {
+                let g = g * clip;
+                *m = s.b1 * *m + (1.0 - s.b1) * g;
+                *v = s.b2 * *v + (1.0 - s.b2) * g * g;
+                theta - theta * s.decay - s.size * *m / ((*v * s.root).sqrt() + s.eps)
+            });
+            Ok(next.collect::<Vec<f32>>())
+        })
+    })?;
+    Ok(var.set(&Tensor::from_vec(next, var.shape(), var.device())?)?)
 }
 
 #[cfg(test)]
@@ -203,11 +284,14 @@ mod tests {
         let one = |shape: &[usize]| Var::from_vec(vec![1f32; 1], shape, &Device::Cpu).unwrap();
         vars.insert("matrix".to_string(), one(&[1, 1]));
         vars.insert("vector".to_string(), one(&[1]));
-        let grads: Gradients = vars.keys().map(|k| (k.clone(), vec![3.0f32])).collect();
+        let grads: Gradients = vars
+            .iter()
+            .map(|(k, v)| (k.clone(), (v.ones_like().unwrap() * 3.0).unwrap()))
+            .collect();
         let mut adam =
             AdamW::new(OptimizerPlan { warmup_steps: 0, total_steps: 1_000_000, ..plan() });
         let seen = adam.update(&vars, &grads).unwrap();
-        assert!((seen.grad_norm - 18f64.sqrt()).abs() < 1e-9);
+        assert!((seen.grad_norm().unwrap() - 18f64.sqrt()).abs() < 1e-9);
         let value = |k: &str| vars[k].flatten_all().unwrap().to_vec1::<f32>().unwrap()[0];
         assert!((value("matrix") - 0.85).abs() < 1e-6, "{}", value("matrix"));
         assert!((value("vector") - 0.9).abs() < 1e-6, "{}", value("vector"));

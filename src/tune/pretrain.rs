@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::loss::{Example, sft, token_log_probs};
 use super::optimizer::OptimizerPlan;
-use super::trainer::{LogLine, Metrics, Objective, TrainerPlan, train};
+use super::trainer::{Later, LogLine, Metrics, Objective, TrainerPlan, train};
 use crate::model::{Config, Pass, Tokenizer, Transformer};
 use crate::task::{Corpus, Family, Mixture, World};
 
@@ -102,7 +102,7 @@ impl Objective for Stream<'_> {
         model: &Transformer,
         batch: &Vec<Example>,
         pass: Pass,
-    ) -> Result<(Tensor, Metrics)> {
+    ) -> Result<(Tensor, Later)> {
         let examples: Vec<&Example> = batch.iter().collect();
         let lp = token_log_probs(model, &examples, pass)?;
         let mut loss = sft(&lp, lp.example.len())?;
@@ -110,7 +110,7 @@ impl Objective for Stream<'_> {
             // Mixtral's router_aux_loss_coef is 0.02 in its released config.
             loss = (loss + (balance * 0.02)?)?;
         }
-        Ok((loss, Metrics::new()))
+        Ok((loss, Box::new(|| Ok(Metrics::new()))))
     }
 }
 

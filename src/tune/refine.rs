@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::instruct::{Epochs, example};
 use super::loss::{Example, LossType, dpo, ipo, sequence_log_probs, token_log_probs};
 use super::optimizer::OptimizerPlan;
-use super::trainer::{LogLine, Metrics, Objective, TrainerPlan, train};
+use super::trainer::{Later, LogLine, Metrics, Objective, TrainerPlan, train};
 use crate::model::{Pass, Tokenizer, Transformer};
 use crate::teach::Annotation;
 
@@ -189,7 +189,7 @@ impl Refine {
         items: &[usize],
         count: usize,
         pass: Pass,
-    ) -> Result<(Tensor, Metrics)> {
+    ) -> Result<(Tensor, Later)> {
         let n = items.len();
         let pairs: Vec<&Preference> = items.iter().map(|i| &self.pairs[*i]).collect();
         let both: Vec<&Example> =
@@ -211,19 +211,26 @@ impl Refine {
             &reference(|p| p.reference_rejected)?,
             self.beta,
         )?;
-        let (w, l) = (d.chosen_rewards.to_vec1::<f32>()?, d.rejected_rewards.to_vec1::<f32>()?);
-        let total = |x: &[f32]| x.iter().map(|x| *x as f64).sum::<f64>();
-        let mut metrics = Metrics::new();
-        let mut add = |name: &str, sum: f64| {
-            metrics.insert(name.to_string(), (sum, n as f64));
+        let loss = (d.losses.sum_all()? * (1.0 / count as f64))?;
+        // Without their graphs, which would keep all activations.
+        let seen = [d.chosen_rewards, d.rejected_rewards, chosen, rejected].map(|t| t.detach());
+        let later = move || {
+            let [w, l, chosen, rejected] = seen;
+            let (w, l) = (w.to_vec1::<f32>()?, l.to_vec1::<f32>()?);
+            let total = |x: &[f32]| x.iter().map(|x| *x as f64).sum::<f64>();
+            let mut metrics = Metrics::new();
+            let mut add = |name: &str, sum: f64| {
+                metrics.insert(name.to_string(), (sum, n as f64));
+            };
+            add("rewards/chosen", total(&w));
+            add("rewards/rejected", total(&l));
+            add("rewards/margins", total(&w) - total(&l));
+            add("rewards/accuracies", w.iter().zip(&l).filter(|(w, l)| w > l).count() as f64);
+            add("logps/chosen", total(&chosen.to_vec1::<f32>()?));
+            add("logps/rejected", total(&rejected.to_vec1::<f32>()?));
+            Ok(metrics)
         };
-        add("rewards/chosen", total(&w));
-        add("rewards/rejected", total(&l));
-        add("rewards/margins", total(&w) - total(&l));
-        add("rewards/accuracies", w.iter().zip(&l).filter(|(w, l)| w > l).count() as f64);
-        add("logps/chosen", total(&chosen.to_vec1::<f32>()?));
-        add("logps/rejected", total(&rejected.to_vec1::<f32>()?));
-        Ok(((d.losses.sum_all()? * (1.0 / count as f64))?, metrics))
+        Ok((loss, Box::new(later)))
     }
 
     /// Mean loss over all pairs, without dropout.
@@ -252,7 +259,7 @@ impl Objective for Refine {
         model: &Transformer,
         batch: &RefineBatch,
         pass: Pass,
-    ) -> Result<(Tensor, Metrics)> {
+    ) -> Result<(Tensor, Later)> {
         self.evaluate(model, &batch.items, batch.step_pairs, pass)
     }
 }

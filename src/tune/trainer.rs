@@ -14,11 +14,16 @@ use serde::{Deserialize, Serialize};
 
 use super::optimizer::{AdamW, Gradients, OptimizerPlan};
 use crate::model::ops::Dropout;
+use crate::model::ops::gpu::Gpu;
 use crate::model::{Pass, Transformer, rng};
 
 /// Named numbers of one step, by TRL's names (`rewards/margins`, …). Each is a
 /// pair of a sum and a weight, so that micro-batches add up.
 pub type Metrics = BTreeMap<String, (f64, f64)>;
+
+/// Metrics to be read once the step is done: reading a number from a GPU waits for all
+/// work before it.
+pub type Later = Box<dyn FnOnce() -> Result<Metrics>>;
 
 /// What is trained for.
 pub trait Objective {
@@ -30,12 +35,8 @@ pub trait Objective {
     /// The part of the step's loss that one micro-batch contributes: the parts
     /// of a step *add up* to its loss, so each is divided by the whole step's
     /// count, never by its own.
-    fn loss(
-        &self,
-        model: &Transformer,
-        batch: &Self::Batch,
-        pass: Pass,
-    ) -> Result<(Tensor, Metrics)>;
+    fn loss(&self, model: &Transformer, batch: &Self::Batch, pass: Pass)
+    -> Result<(Tensor, Later)>;
 }
 
 /// Everything the loop itself depends on.
@@ -89,25 +90,43 @@ pub fn train<O: Objective>(
             objective.next_step()?;
         }
     }
+    let on_gpu = Gpu::on(&model.placement().device).is_some();
     let mut recent: Vec<(f64, f64, Metrics)> = Vec::new();
     while adam.step < plan.optimizer.total_steps {
         let step = adam.step;
         let mut grads = Gradients::new();
-        let (mut loss, mut metrics) = (0f64, Metrics::new());
+        let (mut parts, mut later) = (Vec::new(), Vec::new());
         for (i, batch) in objective.next_step()?.iter().enumerate() {
             let key = rng::mix(plan.seed, &format!("dropout {step} {i}"));
             let dropout = (plan.dropout > 0.0).then_some(Dropout { p: plan.dropout, key });
             let (part, seen) = objective.loss(model, batch, Pass { dropout })?;
-            loss += part.to_scalar::<f32>()? as f64;
-            for (name, (sum, weight)) in seen {
+            parts.push(part.detach());
+            later.push(seen);
+            model.backward(&part, &mut grads)?;
+        }
+        let total = || -> Result<f64> {
+            let mut loss = 0f64;
+            for part in &parts {
+                loss += part.to_scalar::<f32>()? as f64;
+            }
+            ensure!(loss.is_finite(), "step {step}: the loss is {loss}; lower learning_rate");
+            Ok(loss)
+        };
+        // On a GPU the host waits here for the first time in a step, with the update
+        // queued already.
+        let early = if on_gpu { None } else { Some(total()?) };
+        let update = adam.update(vars, &grads)?;
+        let loss = early.map_or_else(total, Ok)?;
+        let mut metrics = Metrics::new();
+        for seen in later {
+            for (name, (sum, weight)) in seen()? {
                 let m = metrics.entry(name).or_default();
                 *m = (m.0 + sum, m.1 + weight);
             }
-            model.backward(&part, &mut grads)?;
         }
-        ensure!(loss.is_finite(), "step {step}: the loss is {loss}; lower learning_rate");
-        let update = adam.update(vars, &grads)?;
-        recent.push((loss, update.grad_norm, metrics));
+        let grad_norm = update.grad_norm()?;
+        ensure!(grad_norm.is_finite(), "step {step}: the gradient is not finite");
+        recent.push((loss, grad_norm, metrics));
         let line = summary(step + 1, &recent, update.learning_rate);
         let last = step + 1 == plan.optimizer.total_steps;
         if (step + 1).is_multiple_of(plan.logging_steps.max(1)) || last {
@@ -213,7 +232,7 @@ fn restore(model: &Transformer, adam: &mut AdamW, place: &Path) -> Result<Vec<Lo
         let t = saved
             .get(name)
             .with_context(|| format!("{}: tensor {name} is missing", path.display()))?;
-        var.set(t)?;
+        var.set(&t.to_device(var.device())?)?;
     }
     let path = place.join("optimizer.safetensors");
     let moments = candle_core::safetensors::load(&path, &Device::Cpu)?.into_iter().collect();

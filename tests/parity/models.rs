@@ -32,7 +32,7 @@ pub fn logits(model: &Transformer, sequences: &[Vec<u32>]) -> Vec<f32> {
 fn logits_cached(model: &Transformer, sequences: &[Vec<u32>]) -> Vec<f32> {
     let mut all = Vec::new();
     for s in sequences {
-        let mut cache = Cache::new(model, 1);
+        let mut cache = Cache::new(model, 1, s.len()).unwrap();
         for token in s {
             let row = Continuation { start: 0, len: 1, slot: 0 };
             let states = model.step(&[*token], &[row], &mut cache).unwrap();

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
+use super::gpu::{self, Gpu};
 use super::kernel::{Mat, dot, exp, matmul, max, sum, vectorised};
 use super::rope::Rope;
 use super::{output, rows_cols, values, with_values};
@@ -93,7 +94,11 @@ pub fn attention(
             );
         }
     }
-    q.apply_op3(k, v, Attention { shape: shape.clone(), segments: segments.clone() })
+    let (shape, segments) = (shape.clone(), segments.clone());
+    match Gpu::of(q) {
+        Some(_) => gpu::apply3(q, k, v, gpu::Attention { shape, segments }),
+        None => q.apply_op3(k, v, Attention { shape, segments }),
+    }
 }
 
 struct Attention {

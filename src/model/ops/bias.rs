@@ -2,12 +2,17 @@
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 
+use super::gpu::{self, Gpu};
 use super::{output, rows_cols, values, with_values};
 
 /// `y = x + b` for `x [N, d]`, `b [d]`. A `b` that is a variable is trained; a
 /// frozen one leaves no gradient behind.
 pub fn add_bias(x: &Tensor, b: &Tensor) -> Result<Tensor> {
-    if b.is_variable() { x.broadcast_add(b) } else { x.apply_op1(AddFrozen { b: b.clone() }) }
+    match Gpu::of(x) {
+        _ if b.is_variable() => x.broadcast_add(b),
+        Some(_) => gpu::apply1(x, gpu::AddBias { b: b.clone() }),
+        None => x.apply_op1(AddFrozen { b: b.clone() }),
+    }
 }
 
 struct AddFrozen {

@@ -4,6 +4,7 @@ use candle_core::{
     CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail,
 };
 
+use super::gpu::{self, Gpu};
 use super::kernel::{Mat, matmul};
 use super::{output, rows_cols, values, with_values};
 use crate::model::weight::Weight;
@@ -13,8 +14,17 @@ use crate::model::weight::Weight;
 /// product would compute and keep one).
 pub fn linear(x: &Tensor, weight: &Weight) -> Result<Tensor> {
     match weight {
-        Weight::Dense(w) if w.is_variable() => x.apply_op2(w, Trained),
-        frozen => x.apply_op1(Frozen { weight: frozen.clone() }),
+        Weight::Dense(w) if w.is_variable() => match Gpu::of(x) {
+            Some(_) => gpu::apply2(x, w, gpu::Trained),
+            None => x.apply_op2(w, Trained),
+        },
+        frozen => {
+            let weight = frozen.clone();
+            match Gpu::of(x) {
+                Some(_) => gpu::apply1(x, gpu::Frozen { weight }),
+                None => x.apply_op1(Frozen { weight }),
+            }
+        }
     }
 }
 
@@ -51,7 +61,11 @@ pub fn lora_linear(
     scaling: f64,
     dropout: Option<Dropout>,
 ) -> Result<Tensor> {
-    x.apply_op3(a, b, LoraLinear { weight: weight.clone(), scaling: scaling as f32, dropout })
+    let (weight, scaling) = (weight.clone(), scaling as f32);
+    match Gpu::of(x) {
+        Some(_) => gpu::apply3(x, a, b, gpu::LoraLinear { weight, scaling, dropout }),
+        None => x.apply_op3(a, b, LoraLinear { weight, scaling, dropout }),
+    }
 }
 
 fn check(op: &'static str, (_, k): (usize, usize), (o, i): (usize, usize)) -> Result<()> {

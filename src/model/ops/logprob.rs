@@ -1,10 +1,12 @@
 //! Log-probability of the labelled token, the one quantity that SFT, DPO and
 //! language-model probing are all made of.
 
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor, bail};
 
+use super::gpu::{self, Gpu};
 use super::kernel::{exp, max, vectorised};
 use super::{output, rows_cols, values, with_values};
+use crate::model::weight::Weight;
 
 /// `out_m = z_m[label_m] − log Σ_v e^{z_m[v]}` for logits `z [M, V]`; `[M]`, in nats.
 /// Callers select the rows that carry a label first, so no logits are computed
@@ -17,7 +19,22 @@ pub fn log_prob(logits: &Tensor, labels: &[u32]) -> Result<Tensor> {
     if let Some(bad) = labels.iter().find(|l| **l as usize >= vocab) {
         bail!("log-prob: label {bad} is outside the vocabulary of {vocab}");
     }
+    if Gpu::of(logits).is_some() {
+        let labels = Tensor::new(labels, logits.device())?;
+        return gpu::apply1(&logits.to_dtype(DType::F32)?, gpu::LogProb { labels });
+    }
     logits.apply_op1(LogProb { labels: labels.to_vec() })
+}
+
+/// [`log_prob`] of the logits `x Wᵀ` of states `x [M, d]` under a head `W [V, d]`. On a
+/// GPU a frozen head is applied to some rows at a time, and there is no tensor of all
+/// logits.
+pub fn head_log_prob(x: &Tensor, head: &Weight, labels: &[u32]) -> Result<Tensor> {
+    let trained = matches!(head, Weight::Dense(w) if w.is_variable());
+    if Gpu::of(x).is_some() && !trained {
+        return gpu::apply1(x, gpu::HeadLogProb::new(head, labels, x.device())?);
+    }
+    log_prob(&super::linear(x, head)?, labels)
 }
 
 struct LogProb {

@@ -2,6 +2,7 @@
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
+use super::gpu::{self, Gpu};
 use super::{output, values, with_values};
 
 /// `log σ(x) = −max(−x, 0) − log(1 + e^{−|x|})`, elementwise; any shape.
@@ -9,7 +10,11 @@ use super::{output, values, with_values};
 /// Composed of `relu` and `abs` it has the right value, but a gradient three
 /// times too large at exactly 0, where DPO starts: each takes its own side there.
 pub fn log_sigmoid(x: &Tensor) -> Result<Tensor> {
-    x.contiguous()?.apply_op1(LogSigmoid)
+    let x = x.contiguous()?;
+    match Gpu::of(&x) {
+        Some(_) => gpu::apply1(&x, gpu::LogSigmoid),
+        None => x.apply_op1(LogSigmoid),
+    }
 }
 
 struct LogSigmoid;

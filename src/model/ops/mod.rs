@@ -6,11 +6,13 @@
 //! pages. Every op here is a candle `CustomOp` that does both directions in one
 //! pass over plain slices. All tensors are `f32`, contiguous, and *packed*: the
 //! sequences of a batch lie end to end in one `[N, …]` tensor, so nothing is
-//! ever padded (see [`Segment`]).
+//! ever padded (see [`Segment`]). On a GPU the tensors are f32 or bf16, and the work is
+//! that of [`gpu`].
 
 mod attention;
 mod bias;
 mod cache;
+pub mod gpu;
 mod kernel;
 mod linear;
 mod logprob;
@@ -26,7 +28,7 @@ pub use bias::add_bias;
 pub use cache::{Continuation, Memory, cached_attention};
 pub use kernel::{set_threads, threads};
 pub use linear::{Dropout, linear, lora_linear};
-pub use logprob::log_prob;
+pub use logprob::{head_log_prob, log_prob};
 pub use logsigmoid::log_sigmoid;
 pub use norm::rms_norm;
 pub use rope::{Rope, frequencies};

@@ -2,13 +2,18 @@
 
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 
+use super::gpu::{self, Gpu};
 use super::kernel::{dot, vectorised};
 use super::{output, rows_cols, values, with_values};
 
 /// `y = x / rms(x) ⊙ w` with `rms(x) = √(mean(x²) + ε)`, over the rows of
 /// `x [N, d]` with `w [d]`. With `train_weight` off, `w` gets no gradient.
 pub fn rms_norm(x: &Tensor, w: &Tensor, eps: f64, train_weight: bool) -> Result<Tensor> {
-    x.apply_op2(w, RmsNorm { eps: eps as f32, train_weight })
+    let eps = eps as f32;
+    match Gpu::of(x) {
+        Some(_) => gpu::apply2(x, w, gpu::RmsNorm { eps, train_weight }),
+        None => x.apply_op2(w, RmsNorm { eps, train_weight }),
+    }
 }
 
 struct RmsNorm {

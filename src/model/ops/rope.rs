@@ -1,8 +1,11 @@
 //! Rotary position embedding (Su et al. 2021).
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, OnceLock};
+
+use candle_core::{Result, Tensor};
 
 use super::Segment;
+use super::gpu::Gpu;
 use super::kernel::vectorised;
 
 /// Cosines and sines of the rotary embedding, `[positions, head_dim / 2]`.
@@ -11,6 +14,11 @@ pub struct Rope {
     cos: Vec<f32>,
     sin: Vec<f32>,
     half: usize,
+    /// The same in the memory of a GPU, once something has run there.
+    device: OnceLock<(Tensor, Tensor)>,
+    /// Positions of the rows of the last batch: every layer asks for them, and a copy to
+    /// a GPU costs more than it takes to turn a row.
+    rows: Mutex<Option<(Arc<[Segment]>, Tensor)>>,
 }
 
 impl Rope {
@@ -21,7 +29,43 @@ impl Rope {
     pub fn new(positions: usize, frequencies: &[f32]) -> Arc<Rope> {
         let angles = (0..positions).flat_map(|t| frequencies.iter().map(move |f| t as f32 * f));
         let (cos, sin) = angles.map(|a| (a.cos(), a.sin())).unzip();
-        Arc::new(Rope { cos, sin, half: frequencies.len() })
+        let (device, rows) = (OnceLock::new(), Mutex::new(None));
+        Arc::new(Rope { cos, sin, half: frequencies.len(), device, rows })
+    }
+
+    /// Cosines and sines in the memory of the GPU.
+    pub(super) fn on_device(&self, gpu: &Gpu) -> Result<(Tensor, Tensor)> {
+        if let Some(table) = self.device.get() {
+            return Ok(table.clone());
+        }
+        let upload = |x: &[f32]| Tensor::from_slice(x, x.len(), &gpu.device());
+        let table = (upload(&self.cos)?, upload(&self.sin)?);
+        Ok(self.device.get_or_init(|| table).clone())
+    }
+
+    /// Position of each of the `n` rows of a packed batch, in the memory of the GPU.
+    pub(super) fn positions_of(
+        &self,
+        gpu: &Gpu,
+        segments: &Arc<[Segment]>,
+        n: usize,
+    ) -> Result<Tensor> {
+        let mut last = self.rows.lock().unwrap_or_else(|e| e.into_inner());
+        if let Some((of, rows)) = last.as_ref()
+            && Arc::ptr_eq(of, segments)
+            && rows.elem_count() == n
+        {
+            return Ok(rows.clone());
+        }
+        let mut positions = vec![0u32; n];
+        for s in segments.iter() {
+            for (t, p) in positions[s.start..s.start + s.len].iter_mut().enumerate() {
+                *p = t as u32;
+            }
+        }
+        let rows = Tensor::new(positions.as_slice(), &gpu.device())?;
+        *last = Some((segments.clone(), rows.clone()));
+        Ok(rows)
     }
 
     pub fn positions(&self) -> usize {

@@ -2,12 +2,16 @@
 
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 
+use super::gpu::{self, Gpu};
 use super::kernel::{exp, vectorised};
 use super::{output, rows_cols, values, with_values};
 
 /// `SwiGLU(g, u) = silu(g) ⊙ u` with `silu(g) = g / (1 + e^{-g})`; both `[N, f]`.
 pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
-    gate.apply_op2(up, SwiGlu)
+    match Gpu::of(gate) {
+        Some(_) => gpu::apply2(gate, up, gpu::SwiGlu),
+        None => gate.apply_op2(up, SwiGlu),
+    }
 }
 
 struct SwiGlu;

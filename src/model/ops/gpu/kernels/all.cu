@@ -4,8 +4,10 @@
 
 #include "adamw.cu"
 #include "cache.cu"
+#include "cast.cu"
 #include "gemv.cu"
 #include "logprob.cu"
+#include "logsigmoid.cu"
 #include "lora.cu"
 #include "nf4.cu"
 #include "norm.cu"
