@@ -39,11 +39,14 @@ test-endpoint: build ## a teacher behind `transformers serve` answers as the loc
 cuda: ## the program for a GPU, target/cuda/cotalign-cuda; brings CUDA 13.0 if there is none
 	tests/cuda/build
 
+# The program of `make cuda`, unless BIN= names another one.
+test-cuda bench-cuda: PROGRAM = BIN="$(if $(filter command,$(firstword $(origin BIN))),$(BIN))"
+
 test-cuda: ## on a GPU: ops and whole steps against the CPU path (needs only the program)
-	tests/cuda/test
+	$(PROGRAM) tests/cuda/test
 
 bench-cuda: ## on a GPU: speed and memory beside the Python stack, into results/bench_cuda.md
-	tests/cuda/bench
+	$(PROGRAM) tests/cuda/bench
 
 # Stand-in compiler, own build folder: what comes out cannot run.
 lint-cuda: ## clippy over the CUDA code, without CUDA
