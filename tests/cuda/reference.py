@@ -11,6 +11,8 @@ the moment it is there. A part that fails or runs out of time is a line with `er
 next part goes on: each runs in a process of its own.
 """
 
+from __future__ import annotations
+
 import argparse
 import contextlib
 import gc

@@ -7,6 +7,8 @@ Reads the lines of both sides and judges every aim. An aim nothing was measured 
 the table, with the reason.
 """
 
+from __future__ import annotations
+
 import argparse
 import datetime
 import json
@@ -313,6 +315,9 @@ def raw_table(lines: Lines) -> str:
         ):  # fmt: skip
             if line.get(key):
                 extra.append(unit.format(number(line[key] / scale)))
+        for key, value in (line.get("bandwidth") or {}).items():
+            if key != "share":
+                extra.append(f"{'limit' if 'limit' in key else 'moved'} {number(value / 1e12)} TB/s")
         for key, value in (line.get("library") or {}).items():
             extra.append(f"{key}: {value}")
         if line.get("notes"):
