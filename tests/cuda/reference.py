@@ -119,7 +119,7 @@ class Part:
         free, total = self.torch.cuda.mem_get_info()
         return {"peak_bytes": self.torch.cuda.max_memory_allocated(), "device_bytes": total - free}
 
-    def time(self, step, warmup: int = 2, repeats: int | None = None, seconds: float = 12.0) -> dict:
+    def time(self, step, warmup: int = 2, repeats: int | None = None, seconds: float = 6.0) -> dict:
         """Median of a step in ms, by synchronised clocks; fewer repeats where a step takes long."""
         for _ in range(warmup):
             step()
