@@ -642,14 +642,18 @@ def matmul(part: Part, _):
 
 def run(args, name: str, seconds: float):
     """One part, in a process of its own."""
-    big = args.shape or "7b"
     part = Part(args, name, seconds)
     if name.startswith("sft"):
         sft(part, args.shape or name.partition("_")[2])
     else:
-        {"dpo": dpo, "annotate": annotate, "decode": decode, "bandwidth": bandwidth, "matmul": matmul}[name](
-            part, big
-        )
+        works = {"dpo": dpo, "annotate": annotate, "decode": decode, "bandwidth": bandwidth, "matmul": matmul}
+        works[name](part, args.shape or "7b")
+
+
+def failure(args, name: str, reason: str) -> dict:
+    """Of a whole part, say sft_13b."""
+    work, _, shape = name.partition("_")
+    return {"side": "python", "work": work, "shape": args.shape or shape or "7b", "error": reason}
 
 
 def guarded_run(args, name: str, seconds: float):
@@ -658,7 +662,7 @@ def guarded_run(args, name: str, seconds: float):
     except BaseException as error:
         traceback.print_exc()
         reason = f"{type(error).__name__}: {error}"[:300]
-        emit(args.out, {"side": "python", "work": name.partition("_")[0], "part": name, "error": reason})
+        emit(args.out, failure(args, name, reason))
 
 
 def main():
@@ -689,9 +693,9 @@ def main():
         left = end - time.monotonic()
         # What a part leaves over goes to those behind it.
         seconds = (left - 2) * PARTS[name] / sum(PARTS[p] for p in parts[i:])
-        work = name.partition("_")[0]
+        seconds = max(seconds, min(5, left - 2))
         if seconds < 2:
-            emit(args.out, {"side": "python", "work": work, "error": "no time left"})
+            emit(args.out, failure(args, name, "no time left"))
             continue
         print(f"== {name}, at most {seconds:.0f} s", flush=True)
         sys.stdout.flush()
@@ -716,9 +720,13 @@ def main():
             os.killpg(child, signal.SIGKILL)
         if status is None:
             os.waitpid(child, 0)
-            emit(args.out, {"side": "python", "work": work, "part": name, "error": f"stopped at its limit of {seconds:.0f} s"})
+            status = f"stopped at its limit of {seconds:.0f} s"
         elif status:
-            emit(args.out, {"side": "python", "work": work, "part": name, "error": f"ended with status {status}"})
+            status = f"ended with status {status}"
+        if status:
+            emit(args.out, failure(args, name, status))
+    with open(args.out) as file:
+        sys.exit(0 if any("error" not in json.loads(line) for line in file) else "nothing was measured")
 
 
 if __name__ == "__main__":

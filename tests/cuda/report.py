@@ -165,6 +165,8 @@ def speed(lines: Lines, title: str, aim: float, work: str, **wanted):
         f"{number(line['tokens_per_s'])} tokens/s ({how(line)})" if line else f"– ({lines.reason(side, work, **wanted)})"
         for side, line in (("cotalign", ours), ("python", theirs))
     ]
+    if theirs and work in ("sft", "dpo") and not lines.of("python", work, variant="compiled", **wanted):
+        cells[1] += f"; compiled not measured ({lines.reason('python', work, variant='compiled', **wanted)})"
     ratio = ours["tokens_per_s"] / theirs["tokens_per_s"] if ours and theirs else None
     return row(
         title, *cells, f"{ratio:.2f}×" if ratio else "–", f"≥ {aim:g}×", ratio >= aim if ratio else None
@@ -193,7 +195,11 @@ def memory(lines: Lines, title: str, aim: float, **wanted):
                 title, f"{gigabytes(ours[worst])} {name} (batch {worst})", gigabytes(theirs[worst]),
                 f"{ratio:.2f}× (by batch: {each})", f"≤ {aim:g}×", ratio <= aim,
             )  # fmt: skip
-    cells = [f"– ({lines.reason(side, 'sft', **wanted)})" for side in ("cotalign", "python")]
+    cells = []
+    for side in ("cotalign", "python"):
+        alone = memory_of(lines, side, "peak_bytes", **wanted)
+        text = ", ".join(f"{gigabytes(alone[batch])} live (batch {batch})" for batch in sorted(alone))
+        cells.append(text or f"– ({lines.reason(side, 'sft', **wanted)})")
     return row(title, *cells, "–", f"≤ {aim:g}×", None)
 
 

@@ -75,6 +75,7 @@ class Report(unittest.TestCase):
 
     def test_13b_misses(self):
         rows = report.rows(report.Lines(LINES))
+        self.assertIn("(batch 8, eager, spread 2 %); compiled not measured (not run)", rows[1][2])
         self.assertEqual(rows[1][3:], ["1.00×", "≥ 1.5×", "**missed**"])
         self.assertEqual(rows[3][5], "**missed**")
 
