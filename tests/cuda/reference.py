@@ -50,7 +50,7 @@ NF4 = [
 ]  # fmt: skip
 
 # Share of the budget of each part, in the order they run.
-PARTS = {"bandwidth": 8, "matmul": 6, "sft_7b": 75, "dpo": 60, "sft_13b": 75, "annotate": 80, "decode": 20}
+PARTS = {"bandwidth": 8, "matmul": 6, "sft_7b": 75, "dpo": 60, "sft_13b": 75, "annotate": 75, "decode": 30}
 
 # Sizes of the real thing, and of the trial on a CPU.
 REAL = {
