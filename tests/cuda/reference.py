@@ -23,6 +23,7 @@ import os
 import signal
 import statistics
 import sys
+import tempfile
 import time
 import traceback
 
@@ -462,8 +463,6 @@ def dpo(part: Part, shape: str):
 
 def dpo_trl(part: Part, shape: str):
     """TRL's own trainer, reference log-probabilities computed before; steps as its callback sees them."""
-    import tempfile
-
     from datasets import Dataset
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast, TrainerCallback
@@ -688,6 +687,7 @@ def main():
 
     transformers.LlamaForCausalLM  # noqa: B018  imported when asked for
     transformers.logging.set_verbosity_error()
+    compiled = tempfile.TemporaryDirectory()
     parts = [p for p in args.parts.split(",") if not (args.shape and p == "sft_13b")]
     for i, name in enumerate(parts):
         left = end - time.monotonic()
@@ -697,6 +697,8 @@ def main():
         if seconds < 2:
             emit(args.out, failure(args, name, "no time left"))
             continue
+        # A part that is stopped while it compiles leaves half a file behind.
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = os.path.join(compiled.name, name)
         print(f"== {name}, at most {seconds:.0f} s", flush=True)
         sys.stdout.flush()
         child = os.fork()
@@ -725,6 +727,7 @@ def main():
             status = f"ended with status {status}"
         if status:
             emit(args.out, failure(args, name, status))
+    compiled.cleanup()
     with open(args.out) as file:
         sys.exit(0 if any("error" not in json.loads(line) for line in file) else "nothing was measured")
 
