@@ -5,7 +5,8 @@ BIN = $(or $(CARGO_TARGET_DIR),target)/release/cotalign
 COMMON = $(if $(SEEDS),--seeds $(SEEDS)) $(if $(ONLY),--only $(ONLY)) \
          $(if $(DEVICE),--device $(DEVICE)) $(if $(JOBS),--jobs $(JOBS))
 
-.PHONY: help build reproduce smoke test lint parity test-endpoint pocket-models notebooks clean
+.PHONY: help build reproduce smoke test lint parity test-endpoint pocket-models notebooks clean \
+        cuda test-cuda bench-cuda lint-cuda
 
 help: ## list the targets (default)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' Makefile
@@ -34,6 +35,24 @@ parity: ## compare with transformers, PEFT, bitsandbytes, TRL and lm-eval, live
 
 test-endpoint: build ## a teacher behind `transformers serve` answers as the local one does
 	BIN="$(BIN)" tests/endpoint/run
+
+cuda: ## the program for a GPU, target/cuda/cotalign-cuda; brings CUDA 13.0 if there is none
+	tests/cuda/build
+
+# The program of `make cuda`, unless BIN= names another one.
+test-cuda bench-cuda: PROGRAM = BIN="$(if $(filter command,$(firstword $(origin BIN))),$(BIN))"
+
+test-cuda: ## on a GPU: ops and whole steps against the CPU path (needs only the program)
+	$(PROGRAM) tests/cuda/test
+
+bench-cuda: ## on a GPU: speed and memory beside the Python stack, into results/bench_cuda.md
+	$(PROGRAM) tests/cuda/bench
+
+# Stand-in compiler, own build folder: what comes out cannot run.
+lint-cuda: ## clippy over the CUDA code, without CUDA
+	PATH="$(CURDIR)/tests/cuda:$$PATH" NVCC="$(CURDIR)/tests/cuda/nvcc" CUDA_COMPUTE_CAP=90 \
+	CARGO_TARGET_DIR="$(or $(CARGO_TARGET_DIR),target)/cuda-check" \
+	cargo clippy --release --locked --all-targets --features cuda -- -D warnings
 
 pocket-models: build ## pretrain the pocket base models from nothing
 	$(BIN) pretrain $(if $(JOBS),--jobs $(JOBS))
