@@ -322,8 +322,14 @@ fn half_written_answers_are_gone_on_with() {
     let questions = common::questions(Benchmark::Piqa, Split::Train, 430);
     let dir = tempfile::tempdir().unwrap();
     let run = |path: &Path| {
-        let sampling =
-            Sampling { temperature: 0.7, max_new_tokens: 4, seed: 1, batch: 64, stop: vec![] };
+        let sampling = Sampling {
+            temperature: 0.7,
+            max_new_tokens: 4,
+            seed: 1,
+            batch: 64,
+            stop: vec![],
+            samples: 1,
+        };
         let mut done = 0;
         let mut tick = || done += 1;
         let all = annotate(&speaker, &questions, Cue::Plain, &sampling, path, &mut tick);
@@ -344,8 +350,14 @@ fn half_written_answers_are_gone_on_with() {
     }
     // Answers of other questions are not silently taken for these.
     let other = common::questions(Benchmark::Obqa, Split::Train, 430);
-    let sampling =
-        Sampling { temperature: 0.7, max_new_tokens: 4, seed: 1, batch: 64, stop: vec![] };
+    let sampling = Sampling {
+        temperature: 0.7,
+        max_new_tokens: 4,
+        seed: 1,
+        batch: 64,
+        stop: vec![],
+        samples: 1,
+    };
     let mixed = annotate(&speaker, &other, Cue::Plain, &sampling, &path, &mut || ());
     let found = common::message(mixed);
     assert!(found.contains("whole.jsonl, line 1") && found.contains(&other[0].id), "{found}");

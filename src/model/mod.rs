@@ -24,7 +24,7 @@ pub use adapter::{load_adapter, save_adapter};
 pub use chat::{ChatTemplates, Conversation};
 pub use checkpoint::{Precision, export, load_base, load_model, load_nf4, model_hash, save_base};
 pub use config::{Config, Quantization, RopeScaling};
-pub use generate::{Generation, Sampling, Stops, generate};
+pub use generate::{Generation, Sampling, Stops, generate, stream_key};
 pub use hub::{locate, locate_config};
 pub use lora::{Linear, LoraConfig, Pass, Targets};
 pub use tokenizer::Tokenizer;

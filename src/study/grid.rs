@@ -62,6 +62,7 @@ impl<'a> Grid<'a> {
             seed,
             batch: self.plan.generation_batch,
             stop: self.plan.stop.clone(),
+            samples: 1,
         }
     }
 
@@ -78,7 +79,7 @@ impl<'a> Grid<'a> {
             model: teacher.model.clone(),
             questions: self.questions(task, Split::Train),
             cue,
-            sampling: self.sampling(teacher, seed),
+            sampling: Sampling { samples: self.plan.samples, ..self.sampling(teacher, seed) },
             chat: teacher.chat,
         }))
     }

@@ -9,6 +9,7 @@ mod progress;
 pub mod published;
 mod row;
 mod schedule;
+mod served;
 mod spec;
 mod stage;
 mod store;

@@ -48,6 +48,10 @@ pub fn run_all(
         waiting.len(),
         order.len()
     ));
+    let asked: Vec<&Stage> = waiting.iter().map(|i| &stages[&order[*i]]).collect();
+    for (name, ahead) in shop.open_purses(&asked, &|text| progress.say(text))? {
+        progress.say(&format!("{name}: {ahead}"));
+    }
     let board = Mutex::new(Board {
         waiting,
         finished: found,

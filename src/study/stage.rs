@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
+use super::served::Purses;
 use super::spec::{Member, Plan};
 use super::store::{RunId, Store};
 use crate::model::hub::{self, Snapshot};
@@ -17,9 +18,7 @@ use crate::probe::{by_generation, by_language_model};
 use crate::task::{
     Benchmark, Cue, Gold, NativeSplit, Question, Split, World, draw, hub_files, load,
 };
-use crate::teach::{
-    Annotation, DemonstrationSet, Speaker, annotate, demonstrations, read_annotations,
-};
+use crate::teach::{DemonstrationSet, Speaker, annotate, demonstrations, read_annotations};
 use crate::tune::{InstructSettings, RefineSettings, examples, instruct, pairs, refine};
 
 /// Raised when a stage computes something else from the same plan.
@@ -192,6 +191,8 @@ pub struct Workshop<'a> {
     pub models: &'a Path,
     /// Members of the plan; some may answer behind a server.
     pub members: Vec<Member>,
+    /// What those may spend.
+    pub(super) purses: Purses,
 }
 
 /// Called as a stage goes on: items done, items in all.
@@ -270,46 +271,7 @@ impl Stage {
 impl<'a> Workshop<'a> {
     pub fn new(store: &'a Store, models: &'a Path, plan: &Plan) -> Workshop<'a> {
         let members = plan.teachers.iter().chain(&plan.students).cloned().collect();
-        Workshop { store, models, members }
-    }
-
-    /// Answers of a member behind a server, resumed from the journal in `dir`; none
-    /// if the model is loaded instead. The caps hold for each stage.
-    #[cfg(feature = "remote")]
-    fn served(
-        &self,
-        model: &ModelRef,
-        questions: &[Question],
-        cue: Cue,
-        sampling: &Sampling,
-        dir: &Path,
-        done: &mut dyn FnMut(),
-    ) -> Result<Option<Vec<Annotation>>> {
-        use crate::teach::remote::{Event, RemoteTeacher, annotate_remote};
-        let member = self.members.iter().find(|m| m.model == *model);
-        let Some(teacher) = member.and_then(|m| m.remote.clone()) else { return Ok(None) };
-        let teacher =
-            RemoteTeacher { temperature: sampling.temperature, seed: sampling.seed, ..teacher };
-        let mut tell = |event: Event| {
-            if event == Event::Answered {
-                done();
-            }
-        };
-        let path = dir.join("annotations.jsonl");
-        annotate_remote(questions, cue, &teacher, &path, &mut tell).map(Some)
-    }
-
-    #[cfg(not(feature = "remote"))]
-    fn served(
-        &self,
-        _: &ModelRef,
-        _: &[Question],
-        _: Cue,
-        _: &Sampling,
-        _: &Path,
-        _: &mut dyn FnMut(),
-    ) -> Result<Option<Vec<Annotation>>> {
-        Ok(None)
+        Workshop { store, models, members, purses: Purses::default() }
     }
 
     fn base(&self, model: &ModelRef) -> Result<(Transformer, Tokenizer)> {
@@ -356,7 +318,7 @@ fn write_lines<T: Serialize>(path: PathBuf, lines: &[T]) -> Result<()> {
 
 fn run_annotate(p: &AnnotatePlan, shop: &Workshop, dir: &Path, tick: Tick) -> Result<()> {
     let questions = p.questions.load()?;
-    let (mut n, total) = (0, questions.len());
+    let (mut n, total) = (0, questions.len() * p.sampling.samples);
     let mut done = || {
         n += 1;
         tick(n, total)
