@@ -23,7 +23,7 @@ pub use row::{Row, Summary, paired_difference, summarise};
 pub use schedule::{Tally, run_all};
 pub use spec::{Member, ModelSpec, Plan, Spec};
 pub use stage::{
-    AnnotatePlan, InstructPlan, ModelRef, ProbePlan, QuestionsRef, RefinePlan, Source, Stage,
-    Workshop,
+    AnnotatePlan, Cut, HeldOutPlan, InstructPlan, ModelRef, ProbePlan, QuestionsRef, RefinePlan,
+    Side, Source, Stage, Workshop,
 };
 pub use store::{RunCost, RunId, Store, peak_memory, write_whole};

@@ -329,6 +329,11 @@ impl Plan {
                 teacher.model.name
             );
         }
+        if let Some(e) = self.instruct.evaluation {
+            for (key, n) in [("hold_out", e.hold_out), ("eval_steps", e.eval_steps)] {
+                ensure!(n > 0, "instruct.evaluation.{key}: must be at least 1");
+            }
+        }
         let p = self.instruct.lora.lora_dropout;
         ensure!((0.0..1.0).contains(&p), "instruct.lora.lora_dropout: {p} is not in [0, 1)");
         ensure!(

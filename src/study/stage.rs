@@ -19,7 +19,7 @@ use crate::task::{
     Benchmark, Cue, Gold, NativeSplit, Question, Split, World, draw, hub_files, load,
 };
 use crate::teach::{DemonstrationSet, Speaker, annotate, demonstrations, read_annotations};
-use crate::tune::{InstructSettings, RefineSettings, examples, instruct, pairs, refine};
+use crate::tune::{InstructSettings, RefineSettings, examples, instruct_choosing, pairs, refine};
 
 /// Raised when a stage computes something else from the same plan.
 const VERSION: u32 = 1;
@@ -47,6 +47,26 @@ pub struct QuestionsRef {
     /// Table 13).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub draw: Option<u64>,
+    /// Of one side of a split that is cut in two first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cut: Option<Cut>,
+}
+
+/// The train split in two: to learn from, and to choose checkpoints by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cut {
+    /// Questions held out.
+    pub hold_out: usize,
+    pub seed: u64,
+    pub side: Side,
+}
+
+/// A side of a [`Cut`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Side {
+    Train,
+    HeldOut,
 }
 
 /// Where questions come from.
@@ -74,6 +94,13 @@ impl QuestionsRef {
                 load(self.benchmark, &snapshot(self.benchmark, split, true)?.dir, split)?
             }
         };
+        if let Some(cut) = self.cut {
+            let two = draw::hold_out(&all, cut.hold_out, cut.seed)?;
+            all = match cut.side {
+                Side::Train => two.train,
+                Side::HeldOut => two.held,
+            };
+        }
         if self.count == 0 || self.count >= all.len() {
             return Ok(all);
         }
@@ -143,6 +170,17 @@ pub struct InstructPlan {
     pub limit: usize,
     pub settings: InstructSettings,
     pub seed: u64,
+    /// What the checkpoint is chosen by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_out: Option<HeldOutPlan>,
+}
+
+/// Held-out questions of an instruction tuning, and the teacher's answers to them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct HeldOutPlan {
+    pub questions: QuestionsRef,
+    /// Annotations by cue.
+    pub sources: Vec<RunId>,
 }
 
 /// A tuned student improves on its own answers.
@@ -240,7 +278,10 @@ impl Stage {
     pub fn parents(&self) -> Vec<RunId> {
         match self {
             Stage::Annotate(_) => Vec::new(),
-            Stage::Instruct(p) => p.sources.clone(),
+            Stage::Instruct(p) => {
+                let held_out = p.held_out.iter().flat_map(|h| &h.sources);
+                p.sources.iter().chain(held_out).cloned().collect()
+            }
             Stage::Refine(p) => vec![p.instructed.clone()],
             Stage::Probe(p) => p.adapter.iter().map(|(_, id)| id.clone()).collect(),
         }
@@ -341,14 +382,18 @@ fn run_annotate(p: &AnnotatePlan, shop: &Workshop, dir: &Path, tick: Tick) -> Re
 
 fn run_instruct(p: &InstructPlan, shop: &Workshop, dir: &Path, tick: Tick) -> Result<()> {
     let (mut model, tokenizer) = shop.base(&p.student)?;
-    let questions = p.questions.load()?;
-    let mut records = Vec::new();
-    for source in &p.sources {
-        let annotations = read_annotations(&shop.store.path(source).join("annotations.jsonl"))?;
-        let mut some = demonstrations(p.set, &questions, &annotations)?;
-        some.truncate(p.limit);
-        records.extend(some);
-    }
+    let read = |questions: &QuestionsRef, sources: &[RunId], limit: usize| -> Result<_> {
+        let questions = questions.load()?;
+        let mut records = Vec::new();
+        for source in sources {
+            let path = shop.store.path(source).join("annotations.jsonl");
+            let mut some = demonstrations(p.set, &questions, &read_annotations(&path)?)?;
+            some.truncate(limit);
+            records.extend(some);
+        }
+        Ok(records)
+    };
+    let records = read(&p.questions, &p.sources, p.limit)?;
     write_lines(dir.join("demonstrations.jsonl"), &records)?;
     let examples = examples(&tokenizer, p.set, &records)?;
     let log = if examples.is_empty() {
@@ -358,10 +403,28 @@ fn run_instruct(p: &InstructPlan, shop: &Workshop, dir: &Path, tick: Tick) -> Re
         model.add_lora(&p.settings.lora, p.seed)?;
         Vec::new()
     } else {
-        instruct(&mut model, examples, &p.settings, p.seed, &mut |step, total| {
+        let held_out = match &p.held_out {
+            None => Vec::new(),
+            Some(h) => {
+                self::examples(&tokenizer, p.set, &read(&h.questions, &h.sources, usize::MAX)?)?
+            }
+        };
+        let mut each_step = |step, total| {
             tick(step, total);
             Ok(())
-        })?
+        };
+        let report = instruct_choosing(
+            &mut model,
+            examples,
+            &held_out,
+            &p.settings,
+            p.seed,
+            &mut each_step,
+        )?;
+        if p.held_out.is_some() {
+            write_json(dir.join("evaluation.json"), &report.choice)?;
+        }
+        report.log
     };
     write_lines(dir.join("log.jsonl"), &log)?;
     save_adapter(&model, &p.settings.lora, &p.student.name, dir)
