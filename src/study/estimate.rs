@@ -6,8 +6,9 @@ use anyhow::{Context, Result};
 use serde::Deserialize;
 
 use super::experiments::lay_out;
+use super::questions::{Cut, QuestionsRef, Side};
 use super::spec::Plan;
-use super::stage::{Cut, QuestionsRef, Side, Stage};
+use super::stage::Stage;
 use crate::model::{Config, tensor_shapes};
 use crate::task::{Benchmark, Cue, NativeSplit, Split, sources};
 use crate::tune::memory::{StepShape, predict};

@@ -4,11 +4,9 @@ use std::collections::BTreeMap;
 
 use anyhow::Result;
 
+use super::questions::{Cut, QuestionsRef, Side, Source};
 use super::spec::{Member, Plan};
-use super::stage::{
-    AnnotatePlan, Cut, HeldOutPlan, InstructPlan, ProbePlan, QuestionsRef, RefinePlan, Side,
-    Source, Stage,
-};
+use super::stage::{AnnotatePlan, HeldOutPlan, InstructPlan, ProbePlan, RefinePlan, Stage};
 use super::store::RunId;
 use crate::model::Sampling;
 use crate::task::{Benchmark, Cue, Split};

@@ -6,8 +6,9 @@ use std::sync::{Condvar, Mutex};
 use anyhow::{Result, anyhow};
 
 use super::progress::Progress;
-use super::stage::{Stage, Workshop};
+use super::stage::Stage;
 use super::store::RunId;
+use super::work::Workshop;
 
 /// What [`run_all`] did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

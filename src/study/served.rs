@@ -19,9 +19,11 @@ mod remote {
     use anyhow::{Context, Result};
 
     use crate::model::Sampling;
+    use crate::study::questions::QuestionsRef;
     use crate::study::spec::Member;
-    use crate::study::stage::{ModelRef, QuestionsRef, Stage, Workshop};
+    use crate::study::stage::{ModelRef, Stage};
     use crate::study::store::Store;
+    use crate::study::work::Workshop;
     use crate::task::{Cue, Question};
     use crate::teach::Annotation;
     use crate::teach::remote::{
@@ -208,7 +210,8 @@ mod none {
     use anyhow::Result;
 
     use crate::model::Sampling;
-    use crate::study::stage::{ModelRef, Stage, Workshop};
+    use crate::study::stage::{ModelRef, Stage};
+    use crate::study::work::Workshop;
     use crate::task::{Cue, Question};
     use crate::teach::Annotation;
 

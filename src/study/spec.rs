@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::experiments::Artifact;
-use super::stage::{ModelRef, Source, snapshot};
+use super::questions::{Source, snapshot};
+use super::stage::ModelRef;
 use crate::model::hub::{self, Snapshot};
 use crate::model::{locate, model_hash};
 use crate::task::{Benchmark, NativeSplit};
