@@ -17,7 +17,7 @@ use libfuzzer_sys::fuzz_target;
 use tempfile::TempDir;
 
 /// Each shape of file that a loader reads, one at least of every benchmark.
-const FILES: [(Benchmark, NativeSplit, &str); 16] = [
+const FILES: [(Benchmark, NativeSplit, &str); 17] = [
     (Benchmark::Obqa, Train, "train.jsonl"),
     (Benchmark::Csqa, Train, "train_rand_split.jsonl"),
     (Benchmark::Piqa, Train, "train.jsonl"),
@@ -34,7 +34,13 @@ const FILES: [(Benchmark, NativeSplit, &str); 16] = [
     (Benchmark::Aqua, Train, "train_flan_cot.tsv"),
     (Benchmark::Ecqa, Validation, "cqa_data_val.csv"),
     (Benchmark::Ecqa, Train, "train_flan_cot.tsv"),
+    (Benchmark::Ecqa, Validation, "author_split/val_ids.txt"),
 ];
+
+/// A row of the second of CSQA's files, which a list of ids needs, too.
+const CSQA: &str = r#"{"answerKey": "A", "id": "d", "question": {"stem": "s", "choices": [
+    {"label": "A", "text": "a"}, {"label": "B", "text": "b"}, {"label": "C", "text": "c"},
+    {"label": "D", "text": "d"}, {"label": "E", "text": "e"}]}}"#;
 
 /// A folder for each of [`FILES`], so that the loader finds that file and no other.
 static FOLDERS: LazyLock<(TempDir, Vec<PathBuf>)> = LazyLock::new(|| {
@@ -46,11 +52,28 @@ static FOLDERS: LazyLock<(TempDir, Vec<PathBuf>)> = LazyLock::new(|| {
     for (folder, (_, _, name)) in folders.iter().zip(FILES) {
         let path = folder.join(name);
         fs::create_dir_all(path.parent().expect("a folder")).expect("making a folder");
+        if name.ends_with("_ids.txt") {
+            fs::create_dir(folder.join("cqa")).expect("making a folder");
+            let row = CSQA.replace('\n', " ");
+            fs::write(folder.join("cqa/dev_rand_split.jsonl"), row).expect("writing a file");
+        }
     }
     (dir, folders)
 });
 
-// The first byte picks the file; a NUL splits its rows from the labels beside them.
+/// The file that lies beside the one with the rows, if it can have one: labels, or the
+/// questions of a list of ids.
+fn beside(benchmark: Benchmark, name: &str) -> Option<String> {
+    match benchmark {
+        Benchmark::Piqa | Benchmark::Siqa => {
+            Some(format!("{}-labels.lst", name.trim_end_matches(".jsonl")))
+        }
+        Benchmark::Ecqa if name.ends_with("_ids.txt") => Some("cqa/train_rand_split.jsonl".into()),
+        _ => None,
+    }
+}
+
+// The first byte picks the file; a NUL splits its rows from what lies beside them.
 fuzz_target!(|data: &[u8]| {
     let Some((pick, rest)) = data.split_first() else { return };
     let pick = usize::from(*pick) % FILES.len();
@@ -58,15 +81,14 @@ fuzz_target!(|data: &[u8]| {
     let folder = &FOLDERS.1[pick];
     let path = folder.join(name);
     let mut rows = rest;
-    if matches!(benchmark, Benchmark::Piqa | Benchmark::Siqa) {
-        let stem = name.trim_end_matches(".jsonl");
-        let labels = folder.join(format!("{stem}-labels.lst"));
+    if let Some(name) = beside(benchmark, name) {
+        let other = folder.join(name);
         match rest.iter().position(|b| *b == 0) {
             Some(at) => {
                 rows = &rest[..at];
-                fs::write(labels, &rest[at + 1..]).expect("writing a file");
+                fs::write(other, &rest[at + 1..]).expect("writing a file");
             }
-            None => drop(fs::remove_file(labels)),
+            None => drop(fs::remove_file(other)),
         }
     }
     fs::write(&path, rows).expect("writing a file");
