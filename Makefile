@@ -1,11 +1,11 @@
 # Every way to run this project. Variables, each passed on only when set:
-#   SCALE=smoke  SEEDS=1  ONLY=p1_figure02,p2_figure02  DEVICE=cpu  JOBS=2
+#   SCALE=smoke  SEEDS=1  ONLY=p1_figure02,p2_figure02  DEVICE=cpu  JOBS=2  TIME=3600
 
 BIN = $(or $(CARGO_TARGET_DIR),target)/release/cotalign
 COMMON = $(if $(SEEDS),--seeds $(SEEDS)) $(if $(ONLY),--only $(ONLY)) \
          $(if $(DEVICE),--device $(DEVICE)) $(if $(JOBS),--jobs $(JOBS))
 
-.PHONY: help build reproduce smoke test lint parity test-endpoint pocket-models notebooks clean \
+.PHONY: help build reproduce smoke test lint parity test-endpoint fuzz pocket-models notebooks clean \
         cuda test-cuda bench-cuda lint-cuda
 
 help: ## list the targets (default)
@@ -53,6 +53,12 @@ lint-cuda: ## clippy over the CUDA code, without CUDA
 	PATH="$(CURDIR)/tests/cuda:$$PATH" NVCC="$(CURDIR)/tests/cuda/nvcc" CUDA_COMPUTE_CAP=90 \
 	CARGO_TARGET_DIR="$(or $(CARGO_TARGET_DIR),target)/cuda-check" \
 	cargo clippy --release --locked --all-targets --features cuda -- -D warnings
+
+# Sanitizers look for what safe Rust cannot do and need a nightly compiler; without them the
+# stable one will do, told to take the coverage flags.
+fuzz: ## an hour (TIME) each of random bytes for the answer reader and the loaders
+	RUSTC_BOOTSTRAP=1 cargo fuzz run -s none reader -- -max_total_time=$(or $(TIME),3600) -dict=fuzz/reader.dict
+	RUSTC_BOOTSTRAP=1 cargo fuzz run -s none loaders -- -max_total_time=$(or $(TIME),3600)
 
 pocket-models: build ## pretrain the pocket base models from nothing
 	$(BIN) pretrain $(if $(JOBS),--jobs $(JOBS))

@@ -322,8 +322,14 @@ fn half_written_answers_are_gone_on_with() {
     let questions = common::questions(Benchmark::Piqa, Split::Train, 430);
     let dir = tempfile::tempdir().unwrap();
     let run = |path: &Path| {
-        let sampling =
-            Sampling { temperature: 0.7, max_new_tokens: 4, seed: 1, batch: 64, stop: vec![] };
+        let sampling = Sampling {
+            temperature: 0.7,
+            max_new_tokens: 4,
+            seed: 1,
+            batch: 64,
+            stop: vec![],
+            samples: 1,
+        };
         let mut done = 0;
         let mut tick = || done += 1;
         let all = annotate(&speaker, &questions, Cue::Plain, &sampling, path, &mut tick);
@@ -344,8 +350,14 @@ fn half_written_answers_are_gone_on_with() {
     }
     // Answers of other questions are not silently taken for these.
     let other = common::questions(Benchmark::Obqa, Split::Train, 430);
-    let sampling =
-        Sampling { temperature: 0.7, max_new_tokens: 4, seed: 1, batch: 64, stop: vec![] };
+    let sampling = Sampling {
+        temperature: 0.7,
+        max_new_tokens: 4,
+        seed: 1,
+        batch: 64,
+        stop: vec![],
+        samples: 1,
+    };
     let mixed = annotate(&speaker, &other, Cue::Plain, &sampling, &path, &mut || ());
     let found = common::message(mixed);
     assert!(found.contains("whole.jsonl, line 1") && found.contains(&other[0].id), "{found}");
@@ -372,6 +384,90 @@ family = "llama"
 temperature = 0.1
 figure_2 = true
 "#;
+
+const HELD_OUT: &str = r#"
+scale = "smoke"
+only = ["p1_figure02"]
+tasks = ["obqa"]
+
+[[teachers]]
+name = "llama-pocket-70"
+family = "llama"
+temperature = 0.1
+figure_2 = true
+
+[[students]]
+name = "llama-pocket-7"
+family = "llama"
+temperature = 0.1
+figure_2 = true
+
+[instruct]
+num_train_epochs = 2.0
+learning_rate = 5e-3
+weight_decay = 1e-3
+warmup_ratio = 0.03
+max_grad_norm = 0.3
+per_device_train_batch_size = 4
+gradient_accumulation_steps = 1
+lora = { r = 8, lora_alpha = 16.0, lora_dropout = 0.0, target_modules = "all-linear" }
+evaluation = { hold_out = 12, eval_steps = 4 }
+"#;
+
+/// Questions that choose a checkpoint are cut off before anything is annotated, and no
+/// student learns from them.
+#[test]
+fn checkpoints_are_chosen_by_questions_that_nobody_learns_from() {
+    let root = project();
+    let spec = root.path().join("held.toml");
+    std::fs::write(&spec, HELD_OUT).unwrap();
+    let mut command = cotalign(root.path());
+    command.args(["reproduce", "--jobs", "2", "--spec"]).arg(&spec).arg("--out").arg(root.path());
+    succeed(command.output().unwrap());
+    let remains = remains(root.path());
+    let (mut held, mut learnt) = (BTreeSet::new(), BTreeSet::new());
+    let ids = |bytes: &[u8]| -> BTreeSet<String> {
+        let lines = text(bytes);
+        let ids = lines.lines().map(|l| json(l.as_bytes())["id"].as_str().unwrap().to_string());
+        ids.collect()
+    };
+    let mut chosen = 0;
+    for (name, bytes) in &remains {
+        let Some(dir) = name.strip_suffix("/plan.json").filter(|n| n.starts_with("runs/")) else {
+            continue;
+        };
+        let plan = json(bytes);
+        match (plan["stage"].as_str(), plan["questions"]["cut"]["side"].as_str()) {
+            (Some("annotate"), side) => {
+                let some = ids(&remains[&format!("{dir}/annotations.jsonl")]);
+                let (side, count) = match side {
+                    Some("held_out") => (&mut held, 12),
+                    Some("train") => (&mut learnt, 40),
+                    other => panic!("{name}: {other:?}"),
+                };
+                assert_eq!(some.len(), count, "{name}");
+                side.extend(some);
+            }
+            (Some("instruct"), _) => {
+                let evaluation = json(&remains[&format!("{dir}/evaluation.json")]);
+                let looks = evaluation["eval_loss"].as_array().unwrap();
+                let lowest = looks
+                    .iter()
+                    .min_by(|a, b| a[1].as_f64().unwrap().total_cmp(&b[1].as_f64().unwrap()));
+                assert_eq!(lowest.unwrap()[0], evaluation["best_step"], "{name}");
+                let log = text(&remains[&format!("{dir}/log.jsonl")]);
+                for (line, look) in log.lines().zip(looks) {
+                    let line = json(line.as_bytes());
+                    assert_eq!((&line["step"], &line["eval_loss"]), (&look[0], &look[1]));
+                }
+                chosen += 1;
+            }
+            _ => {}
+        }
+    }
+    assert_eq!((chosen, held.len(), learnt.len()), (4, 12, 40));
+    assert!(held.is_disjoint(&learnt));
+}
 
 /// Rows of the six real benchmarks go through every stage. Models this small get
 /// next to none of them right, so some sets of demonstrations are empty; their

@@ -1,6 +1,8 @@
 //! Teachers behind a server that fails in all ways a server can.
 #![cfg(feature = "remote")]
 
+#[path = "remote/grid.rs"]
+mod grid;
 #[path = "remote/server.rs"]
 mod server;
 
@@ -412,6 +414,32 @@ fn changed_questions_and_settings_do_not_get_old_answers() {
     let error = ask(&questions, &t, dir.path()).unwrap_err().to_string();
     assert!(error.contains("two questions"), "{error}");
     assert_eq!(server.seen().len(), 6);
+}
+
+#[test]
+fn samples_are_asked_for_with_seeds_of_their_own() {
+    let server = Server::start(|seen| three_in_ten(&seen.prompt, seen.before));
+    let (questions, dir) = (questions(20), tempfile::tempdir().unwrap());
+    let t = RemoteTeacher { temperature: 0.7, max_retries: 20, ..teacher(&server) };
+    let several = RemoteTeacher { samples: 3, ..t.clone() };
+    assert_eq!(several.id(), t.id());
+    // One answer each first: they are the first samples.
+    let first = ask(&questions, &t, dir.path()).unwrap();
+    let ahead = estimate(&questions, &[Cue::Plain], &several, dir.path()).unwrap();
+    assert_eq!((ahead.requests, ahead.answered), (40, 20));
+    let all = ask(&questions, &several, dir.path()).unwrap();
+    assert_eq!((all.len(), kept(dir.path()).len()), (60, 60));
+    for (i, a) in all.iter().enumerate() {
+        assert_eq!((&a.id, a.sample), (&questions[i / 3].id, i % 3));
+        assert_eq!(a.seed, 1 + 1000 * (i as u64 % 3));
+    }
+    let firsts: Vec<Annotation> = all.into_iter().step_by(3).collect();
+    assert_eq!(firsts, first);
+    let seeds: HashSet<u64> =
+        server.seen().iter().map(|s| s.body["seed"].as_u64().unwrap()).collect();
+    assert_eq!(seeds, HashSet::from([1, 1001, 2001]));
+    let same = RemoteTeacher { temperature: 0.0, ..several };
+    assert!(error(&questions, &same).contains("temperature 0"));
 }
 
 // The program itself, as a process.

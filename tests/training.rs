@@ -8,16 +8,18 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::bail;
-use common::{message, parameters, tiny_config, tiny_frozen, tiny_tokenizer, tiny_trainable};
+use common::{
+    message, parameters, tiny_config, tiny_frozen, tiny_tokenizer, tiny_trainable, values,
+};
 use cotalign::model::ops::{Dropout, set_threads};
 use cotalign::model::{Config, LoraConfig, Pass, Tokenizer, Transformer, save_adapter};
 use cotalign::task::{Benchmark, Family, Question, Split};
 use cotalign::teach::{Annotation, DemonstrationSet, demonstrations};
-use cotalign::tune::loss::Example;
+use cotalign::tune::loss::{Example, token_log_probs};
 use cotalign::tune::{
-    Gradients, Instruct, InstructSettings, LogLine, Objective, OptimizerPlan, Pair, PairRule,
-    PretrainPlan, Refine, RefineSettings, TrainerPlan, example, examples, instruct, pretrain,
-    refine, train,
+    Evaluation, Gradients, Instruct, InstructSettings, LogLine, Objective, OptimizerPlan, Pair,
+    PairRule, PretrainPlan, Refine, RefineSettings, TrainerPlan, example, examples, instruct,
+    instruct_choosing, mean_loss, pretrain, refine, train,
 };
 
 fn encoded(tokenizer: &Tokenizer, pairs: &[Pair]) -> Vec<(Example, Example)> {
@@ -300,6 +302,7 @@ fn instruct_settings() -> InstructSettings {
         per_device_train_batch_size: 8,
         gradient_accumulation_steps: 1,
         gradient_checkpointing: false,
+        evaluation: None,
     }
 }
 
@@ -477,6 +480,60 @@ fn instruction_tuning_learns_its_examples() {
     assert_eq!(log.iter().map(|l| l.step).collect::<Vec<_>>(), [10, 20, 30]);
     assert!(log[2].loss < 0.8 * log[0].loss, "{log:?}");
     assert!(log[2].learning_rate < log[0].learning_rate);
+}
+
+/// The held-out answers are noise, which a student that learns its examples takes for less
+/// and less likely: the weights of the lowest look are kept, not the last ones.
+#[test]
+fn a_checkpoint_is_chosen_by_the_held_out_loss() {
+    let mut held_out = some_examples(12)[8..].to_vec();
+    for e in &mut held_out {
+        let noise = |(i, t): (usize, &mut u32)| *t = ((i * 37 + 11) % common::VOCAB) as u32;
+        e.tokens[e.answer..].iter_mut().enumerate().for_each(noise);
+    }
+    let settings = InstructSettings { num_train_epochs: 20.0, ..instruct_settings() };
+    let run = |evaluation: Option<Evaluation>, held_out: &[Example]| {
+        let mut model = tiny_frozen(&config("llama"), 8);
+        let settings = InstructSettings { evaluation, ..settings.clone() };
+        let training = some_examples(8);
+        let nothing = &mut |_, _| Ok(());
+        let report = instruct_choosing(&mut model, training, held_out, &settings, 1, nothing);
+        (model, report.unwrap())
+    };
+    // Off: the same bits as without any of it, whatever is handed in.
+    let mut plain = tiny_frozen(&config("llama"), 8);
+    let log = instruct(&mut plain, some_examples(8), &settings, 1, &mut |_, _| Ok(())).unwrap();
+    for (evaluation, held_out) in
+        [(None, &held_out[..]), (Some(Evaluation { hold_out: 4, eval_steps: 3 }), &[])]
+    {
+        let (model, report) = run(evaluation, held_out);
+        assert_eq!((&report.log, report.choice), (&log, None));
+        assert_eq!(parameters(&model), parameters(&plain));
+    }
+    // On: looks do not disturb the training, so the last look is at the plain model.
+    let (model, report) = run(Some(Evaluation { hold_out: 4, eval_steps: 3 }), &held_out);
+    let choice = report.choice.unwrap();
+    assert_eq!(choice.held_out_examples, 4);
+    let steps: Vec<usize> = choice.eval_loss.iter().map(|(step, _)| *step).collect();
+    assert_eq!(steps, [3, 6, 9, 12, 15, 18, 20]);
+    let (last, losses) = (choice.eval_loss[6], &choice.eval_loss);
+    assert_eq!(last, (20, mean_loss(&plain, &held_out).unwrap()));
+    let lowest = losses.iter().copied().reduce(|a, b| if b.1 < a.1 { b } else { a }).unwrap();
+    assert_eq!(lowest.0, choice.best_step);
+    assert_eq!(mean_loss(&model, &held_out).unwrap(), lowest.1);
+    assert!(choice.best_step < 20 && lowest.1 < last.1, "{losses:?}");
+    // The log has a line for each look.
+    let logged: Vec<(usize, f64)> =
+        report.log.iter().map(|l| (l.step, l.metrics["eval_loss"])).collect();
+    assert_eq!(&logged, losses);
+    // By definition, from the log-probabilities of each example alone.
+    let (mut sum, mut n) = (0.0, 0);
+    for e in &held_out {
+        let lp = token_log_probs(&model, &[e], Pass::default()).unwrap();
+        sum -= values(&lp.values).iter().map(|x| f64::from(*x)).sum::<f64>();
+        n += e.tokens.len() - e.answer;
+    }
+    assert!((sum / n as f64 - lowest.1).abs() < 1e-5, "{} {}", sum / n as f64, lowest.1);
 }
 
 fn pretrain_plan(architecture: &str) -> PretrainPlan {

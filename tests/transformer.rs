@@ -225,7 +225,7 @@ fn an_answers_log_probability_does_not_depend_on_its_batch() {
 }
 
 fn sampling(temperature: f64, batch: usize) -> Sampling {
-    Sampling { temperature, max_new_tokens: 24, seed: 3, batch, stop: vec![] }
+    Sampling { temperature, max_new_tokens: 24, seed: 3, batch, stop: vec![], samples: 1 }
 }
 
 #[test]

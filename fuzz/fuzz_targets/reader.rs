@@ -1,7 +1,7 @@
 //! The answer reader on any bytes: no panic, no answer outside the options, the strict answer
 //! is the flexible one, blanks around a text make no difference.
 //!
-//!     cargo fuzz run reader -- -dict=fuzz/reader.dict
+//!     cargo fuzz run -s none reader -- -dict=fuzz/reader.dict
 
 #![no_main]
 

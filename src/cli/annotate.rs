@@ -44,6 +44,10 @@ pub struct AnnotateArgs {
     /// Of a local teacher; 1 when not given.
     #[arg(long)]
     seed: Option<u64>,
+    /// Answers to each question and prompt, one line each; 1, or what the teacher's file says,
+    /// when not given.
+    #[arg(long, value_name = "N")]
+    samples: Option<usize>,
 }
 
 fn split(name: &str) -> Result<Split, String> {
@@ -119,7 +123,9 @@ fn local(args: &AnnotateArgs, questions: &[Question], places: &Places) -> Result
         seed: args.seed.unwrap_or(1),
         batch: 100,
         stop: Vec::new(),
+        samples: args.samples.unwrap_or(1),
     };
+    sampling.check()?;
     // Answers of other settings in the same files would pass for these.
     let plan = serde_json::json!({ "model": args.teacher, "sha256": sha256, "sampling": sampling });
     let path = args.out.join("plan.json");
@@ -136,7 +142,7 @@ fn local(args: &AnnotateArgs, questions: &[Question], places: &Places) -> Result
         }
     }
     let (model, tokenizer) = load_base(&folder)?;
-    let progress = Progress::new((questions.len() * args.cues.len()) as u64);
+    let progress = Progress::new((questions.len() * args.cues.len() * sampling.samples) as u64);
     let speaker = Speaker { model: &model, tokenizer: &tokenizer, name: &sha256, chat: None };
     for cue in &args.cues {
         let mut done = || progress.advance(1, &format!("{} ({cue})", args.teacher));
@@ -158,7 +164,11 @@ fn remote(args: &AnnotateArgs, questions: &[Question]) -> Result<()> {
     const SAY_EVERY: Duration = Duration::from_secs(5);
 
     args.ensure_none("plan.json", "local")?;
-    let teacher = RemoteTeacher::load(Path::new(&args.teacher))?;
+    let mut teacher = RemoteTeacher::load(Path::new(&args.teacher))?;
+    if let Some(samples) = args.samples {
+        teacher.samples = samples;
+        teacher.check()?;
+    }
     let ahead = estimate(questions, &args.cues, &teacher, &args.out)?;
     eprintln!("{}", teacher.id());
     eprintln!("{ahead}");

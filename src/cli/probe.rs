@@ -49,6 +49,7 @@ pub fn run(args: ProbeArgs, places: &Places) -> Result<()> {
                 seed: args.seed,
                 batch: 100,
                 stop: Vec::new(),
+                samples: 1,
             };
             let speaker = Speaker { model: &model, tokenizer: &tokenizer, name: "", chat: None };
             let answers = answer(&speaker, &questions, cue, &sampling, &mut || ())?;

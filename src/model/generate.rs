@@ -26,6 +26,31 @@ pub struct Sampling {
     /// Texts that end an answer, as they do behind a server.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub stop: Vec<String>,
+    /// Answers to each prompt, each drawn from a stream of its own.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub samples: usize,
+}
+
+impl Sampling {
+    /// Refuses what cannot work.
+    pub fn check(&self) -> Result<()> {
+        ensure!(self.batch > 0, "batch must be at least 1");
+        ensure!(self.samples > 0, "samples must be at least 1");
+        ensure!(
+            self.samples == 1 || self.temperature > 0.0,
+            "samples: all {} would be the same at temperature 0; set a higher one",
+            self.samples
+        );
+        Ok(())
+    }
+}
+
+fn one() -> usize {
+    1
+}
+
+fn is_one(n: &usize) -> bool {
+    *n == 1
 }
 
 /// What ends an answer.
@@ -71,30 +96,53 @@ pub struct Generation {
     pub finished: bool,
 }
 
+/// One sample being generated.
 struct Active {
     prompt: usize,
+    sample: usize,
     tokens: Vec<u32>,
     rng: ChaCha8Rng,
     /// Tokens to feed next: the prompt at first, then the last token drawn.
     feed: Vec<u32>,
 }
 
-/// Continues each prompt (ids, BOS included). Prompt `i` draws from its own
-/// stream, `keys[i]` and the seed, so a sample does not depend on its neighbours.
-/// A slot that finishes takes the next prompt at once; the prefix that all
-/// prompts share is computed once. An id of `stops` or a text of `sampling.stop` ends
-/// an answer; the text is left in it. `done` is called as each prompt ends.
+/// A prompt that is computed, some samples of which wait for a slot.
+struct Parked {
+    prompt: usize,
+    next: usize,
+    /// Logits after the prompt's last token.
+    logits: Tensor,
+}
+
+/// What the samples of a run share, and what became of them.
+struct Run<'a> {
+    prompts: &'a [Vec<u32>],
+    keys: &'a [String],
+    sampling: &'a Sampling,
+    stops: Stops<'a>,
+    positions: usize,
+    /// Prompt by prompt, sample by sample.
+    results: Vec<Option<Generation>>,
+    done: &'a mut dyn FnMut(),
+}
+
+/// Continues each prompt (ids, BOS included), `sampling.samples` times; the samples of a
+/// prompt follow each other. A sample draws from its own stream, [`stream_key`] and the
+/// seed, so it does not depend on its neighbours. A slot that finishes takes the next
+/// sample at once; the prefix that all prompts share is computed once, and so is what a
+/// prompt has beyond it, however many samples it has. An id of `stops` or a text of
+/// `sampling.stop` ends an answer; the text is left in it. `done` is called as each
+/// sample ends.
 pub fn generate<'a>(
     model: &Transformer,
-    prompts: &[Vec<u32>],
-    keys: &[String],
-    sampling: &Sampling,
+    prompts: &'a [Vec<u32>],
+    keys: &'a [String],
+    sampling: &'a Sampling,
     stops: impl Into<Stops<'a>>,
-    done: &mut dyn FnMut(),
+    done: &'a mut dyn FnMut(),
 ) -> Result<Vec<Generation>> {
-    let stops = stops.into();
     ensure!(prompts.len() == keys.len(), "{} prompts, {} keys", prompts.len(), keys.len());
-    ensure!(sampling.batch > 0, "batch must be at least 1");
+    sampling.check()?;
     let positions = model.config.max_position_embeddings;
     for (p, key) in prompts.iter().zip(keys) {
         ensure!(
@@ -104,29 +152,42 @@ pub fn generate<'a>(
             positions - 1
         );
     }
-    let mut results: Vec<Option<Generation>> = prompts.iter().map(|_| None).collect();
-    let slots = sampling.batch.min(prompts.len());
+    let samples = sampling.samples;
+    let results = (0..prompts.len() * samples).map(|_| None).collect();
+    let stops = stops.into();
+    let mut run = Run { prompts, keys, sampling, stops, positions, results, done };
+    let slots = sampling.batch.min(prompts.len() * samples);
+    // Behind the slots: the shared prefix, and a prompt whose samples wait.
+    let (prefix, park) = (slots, slots + 1);
     let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
     let capacity = (longest + sampling.max_new_tokens).min(positions);
-    let mut cache = Cache::new(model, slots + 1, capacity)?;
+    let mut cache = Cache::new(model, slots + 2, capacity)?;
     let shared = shared_prefix(prompts);
     if shared > 0 {
-        let row = Continuation { start: 0, len: shared, slot: slots };
+        let row = Continuation { start: 0, len: shared, slot: prefix };
+        #[cfg(test)]
+        tests::fed(shared);
         model.step(&prompts[0][..shared], &[row], &mut cache)?;
     }
     let mut active: Vec<Option<Active>> = (0..slots).map(|_| None).collect();
+    let mut parked: Option<Parked> = None;
     let mut next = 0;
     loop {
+        // Slots that the samples of prompts begun here will take.
+        let mut kept = 0;
         for (slot, place) in active.iter_mut().enumerate() {
-            if place.is_none() && next < prompts.len() {
-                cache.copy(slots, slot)?;
-                *place = Some(Active {
-                    prompt: next,
-                    tokens: Vec::new(),
-                    rng: rng::stream(sampling.seed, &keys[next]),
-                    feed: prompts[next][shared..].to_vec(),
-                });
-                next += 1;
+            if place.is_none() {
+                run.resume(&mut parked, place)?;
+                if place.is_some() {
+                    cache.copy(park, slot)?;
+                } else if kept > 0 {
+                    kept -= 1;
+                } else if next < prompts.len() {
+                    cache.copy(prefix, slot)?;
+                    *place = Some(run.begin(next, 0, prompts[next][shared..].to_vec()));
+                    next += 1;
+                    kept = samples - 1;
+                }
             }
         }
         let (mut tokens, mut rows) = (Vec::new(), Vec::new());
@@ -138,32 +199,89 @@ pub fn generate<'a>(
         if rows.is_empty() {
             break;
         }
+        #[cfg(test)]
+        tests::fed(tokens.len());
         let states = model.step(&tokens, &rows, &mut cache)?;
         let last: Vec<u32> = rows.iter().map(|r| (r.start + r.len - 1) as u32).collect();
         let last = Tensor::new(last.as_slice(), states.device())?;
         let logits = model.logits(&states.index_select(&last, 0)?)?;
-        let streams = rows.iter().map(|r| r.slot);
-        let drawn = draw_rows(&logits, sampling.temperature, streams, &mut active)?;
-        for (token, row) in drawn.into_iter().zip(&rows) {
-            let place = &mut active[row.slot];
-            let a = place.as_mut().expect("only active slots have rows");
-            let mut ends = stops.ids.contains(&token);
-            if !ends {
-                a.tokens.push(token);
-                ends = stops.ended(&a.tokens, &sampling.stop)?;
+        let take = |r: &Continuation| active[r.slot].take().expect("only active slots have rows");
+        let mut seen: Vec<Active> = rows.iter().map(take).collect();
+        let streams = seen.iter_mut().map(|a| &mut a.rng);
+        let drawn = draw_rows(&logits, sampling.temperature, streams)?;
+        // Prompts of several samples, just computed: their slot and logits.
+        let mut computed = Vec::new();
+        for (i, ((a, token), row)) in seen.into_iter().zip(drawn).zip(&rows).enumerate() {
+            if samples > 1 && a.sample == 0 && a.tokens.is_empty() {
+                let logits = logits.narrow(0, i, 1)?;
+                computed.push((row.slot, Parked { prompt: a.prompt, next: 1, logits }));
             }
-            let length = prompts[a.prompt].len() + a.tokens.len();
-            let full = a.tokens.len() >= sampling.max_new_tokens || length >= positions;
-            if ends || full {
-                let a = place.take().expect("as above");
-                results[a.prompt] = Some(Generation { tokens: a.tokens, finished: ends });
-                done();
-            } else {
-                a.feed = vec![token];
+            active[row.slot] = run.advance(a, token)?;
+        }
+        for (from, prompt) in computed {
+            let mut rest = Some(prompt);
+            for (slot, place) in active.iter_mut().enumerate().filter(|(_, a)| a.is_none()) {
+                run.resume(&mut rest, place)?;
+                if place.is_some() {
+                    cache.copy(from, slot)?;
+                }
+            }
+            // Only the last prompt that was begun can lack slots.
+            if rest.is_some() {
+                cache.copy(from, park)?;
+                parked = rest;
             }
         }
     }
-    Ok(results.into_iter().map(|r| r.expect("every prompt was run to its end")).collect())
+    let all = run.results.into_iter();
+    Ok(all.map(|r| r.expect("every sample was run to its end")).collect())
+}
+
+impl Run<'_> {
+    fn begin(&self, prompt: usize, sample: usize, feed: Vec<u32>) -> Active {
+        let rng = rng::stream(self.sampling.seed, &stream_key(&self.keys[prompt], sample));
+        Active { prompt, sample, tokens: Vec::new(), rng, feed }
+    }
+
+    /// Puts the next sample that goes on after its first token into a free place.
+    fn resume(&mut self, parked: &mut Option<Parked>, place: &mut Option<Active>) -> Result<()> {
+        while let (None, Some(p)) = (&*place, &mut *parked) {
+            let mut fresh = self.begin(p.prompt, p.next, Vec::new());
+            let stream = std::iter::once(&mut fresh.rng);
+            let token = draw_rows(&p.logits, self.sampling.temperature, stream)?[0];
+            *place = self.advance(fresh, token)?;
+            p.next += 1;
+            if p.next == self.sampling.samples {
+                *parked = None;
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds the next token to a sample; none: it was the last.
+    fn advance(&mut self, mut a: Active, token: u32) -> Result<Option<Active>> {
+        let mut ends = self.stops.ids.contains(&token);
+        if !ends {
+            a.tokens.push(token);
+            ends = self.stops.ended(&a.tokens, &self.sampling.stop)?;
+        }
+        let length = self.prompts[a.prompt].len() + a.tokens.len();
+        let full = a.tokens.len() >= self.sampling.max_new_tokens || length >= self.positions;
+        if ends || full {
+            let at = a.prompt * self.sampling.samples + a.sample;
+            self.results[at] = Some(Generation { tokens: a.tokens, finished: ends });
+            (self.done)();
+            return Ok(None);
+        }
+        a.feed = vec![token];
+        Ok(Some(a))
+    }
+}
+
+/// What names the stream of a prompt's sample. The first one's is the prompt's own: one
+/// sample is the first of several.
+pub fn stream_key(key: &str, sample: usize) -> String {
+    if sample == 0 { key.to_owned() } else { format!("{key} sample {sample}") }
 }
 
 /// Length of the prefix that all prompts share, short of their last token: each
@@ -177,26 +295,19 @@ pub fn shared_prefix(prompts: &[Vec<u32>]) -> usize {
         .unwrap_or(0)
 }
 
-/// One token for each row of logits, drawn with the stream of its slot.
-fn draw_rows(
+/// One token for each row of logits `[M, V]`, each drawn with its own stream.
+fn draw_rows<'a>(
     logits: &Tensor,
     temperature: f64,
-    slots: impl Iterator<Item = usize>,
-    active: &mut [Option<Active>],
+    streams: impl Iterator<Item = &'a mut ChaCha8Rng>,
 ) -> Result<Vec<u32>> {
-    let vocab = logits.dim(1)?;
-    fn stream(active: &mut [Option<Active>], slot: usize) -> &mut ChaCha8Rng {
-        &mut active[slot].as_mut().expect("only active slots have rows").rng
-    }
     if let Some(gpu) = Gpu::of(logits) {
-        let u: Vec<f64> = slots
-            .map(|s| if temperature > 0.0 { stream(active, s).random() } else { 0.0 })
-            .collect();
-        return Ok(ops::gpu::sample(&gpu, logits, temperature, &u)?);
+        let u = streams.map(|s| if temperature > 0.0 { s.random() } else { 0.0 });
+        return Ok(ops::gpu::sample(&gpu, logits, temperature, &u.collect::<Vec<f64>>())?);
     }
+    let vocab = logits.dim(1)?;
     Ok(with_values("sample", logits, |z| {
-        let rows = z.chunks_exact(vocab).zip(slots);
-        Ok(rows.map(|(z, slot)| draw(z, temperature, stream(active, slot))).collect())
+        Ok(z.chunks_exact(vocab).zip(streams).map(|(z, s)| draw(z, temperature, s)).collect())
     })?)
 }
 
@@ -224,4 +335,102 @@ fn draw(z: &[f32], temperature: f64, rng: &mut ChaCha8Rng) -> u32 {
         }
     }
     best as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+    use crate::model::Config;
+
+    thread_local! {
+        static FED: Cell<usize> = const { Cell::new(0) };
+    }
+
+    /// Counts the tokens that the model is given.
+    pub fn fed(tokens: usize) {
+        FED.set(FED.get() + tokens);
+    }
+
+    fn model() -> Transformer {
+        let config = Config {
+            hidden_size: 16,
+            intermediate_size: 32,
+            num_hidden_layers: 2,
+            num_attention_heads: 2,
+            num_key_value_heads: 1,
+            vocab_size: 40,
+            max_position_embeddings: 64,
+            ..Config::default()
+        };
+        Transformer::init(&config, 1).unwrap()
+    }
+
+    fn sampling(samples: usize, batch: usize) -> Sampling {
+        Sampling { temperature: 1.0, max_new_tokens: 5, seed: 3, batch, stop: vec![], samples }
+    }
+
+    /// Prompts of 9, 12, 15 and 12 tokens; the first two begin alike.
+    fn prompts() -> (Vec<Vec<u32>>, Vec<String>) {
+        let prompt = |i: usize| -> Vec<u32> {
+            (0..[9, 12, 15, 12][i]).map(|t| ((t * 7 + i / 2 * 5) % 40) as u32).collect()
+        };
+        ((0..4).map(prompt).collect(), (0..4).map(|i| format!("p{i}")).collect())
+    }
+
+    /// Whatever the slots, and with ends at the first token among them.
+    #[test]
+    fn several_samples_are_those_of_several_calls() {
+        let (model, (prompts, keys)) = (model(), prompts());
+        let stops: Vec<u32> = (0..12).collect();
+        for samples in [1, 2, 3, 7] {
+            let mut alone = Vec::new();
+            for (prompt, key) in prompts.iter().zip(&keys) {
+                for sample in 0..samples {
+                    let (prompt, key) = ([prompt.clone()], [stream_key(key, sample)]);
+                    let one = sampling(1, 1);
+                    alone.extend(
+                        generate(&model, &prompt, &key, &one, &stops[..], &mut || ()).unwrap(),
+                    );
+                }
+            }
+            if samples == 7 {
+                assert!(alone.iter().any(|g| g.tokens.is_empty()), "none ends at once");
+                assert!(alone.iter().any(|g| !g.finished), "none is cut");
+            }
+            for batch in [1, 2, 3, 5, 100] {
+                let (s, mut done) = (sampling(samples, batch), 0);
+                let mut tick = || done += 1;
+                let all = generate(&model, &prompts, &keys, &s, &stops[..], &mut tick).unwrap();
+                assert!(all == alone, "{samples} samples in {batch} slots");
+                assert_eq!(done, 4 * samples);
+            }
+        }
+    }
+
+    #[test]
+    fn a_prompt_is_computed_once_for_all_its_samples() {
+        let (model, (prompts, keys)) = (model(), prompts());
+        for batch in [1, 3, 100] {
+            FED.set(0);
+            let s = sampling(6, batch);
+            generate(&model, &prompts, &keys, &s, &[][..], &mut || ()).unwrap();
+            // 9 + 12 + 15 + 12 tokens of prompts, which share no beginning. Each of 24
+            // samples has 5 tokens, the last of which is not fed.
+            assert_eq!(FED.get(), 48 + 24 * 4, "{batch} slots");
+            FED.set(0);
+            generate(&model, &prompts[..2], &keys[..2], &s, &[][..], &mut || ()).unwrap();
+            // The first prompt is the beginning of the second: 8 of its tokens are shared.
+            assert_eq!(FED.get(), 8 + 1 + 4 + 12 * 4, "{batch} slots");
+        }
+    }
+
+    #[test]
+    fn samples_that_would_all_be_the_same_are_refused() {
+        let (model, (prompts, keys)) = (model(), prompts());
+        let s = Sampling { temperature: 0.0, ..sampling(2, 4) };
+        let error = generate(&model, &prompts, &keys, &s, &[][..], &mut || ()).unwrap_err();
+        assert!(error.to_string().contains("temperature 0"), "{error}");
+    }
 }

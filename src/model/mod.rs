@@ -28,7 +28,7 @@ pub use checkpoint::{
     Precision, export, load_at, load_base, load_model, load_nf4, model_hash, save_base,
 };
 pub use config::{Config, Quantization, RopeScaling};
-pub use generate::{Generation, Sampling, Stops, generate};
+pub use generate::{Generation, Sampling, Stops, generate, stream_key};
 pub use hub::{locate, locate_config};
 pub use lora::{Linear, LoraConfig, Pass, Targets};
 pub use tokenizer::Tokenizer;

@@ -28,9 +28,11 @@ pub struct Probe {
 }
 
 /// Multiple-choice probing: generate, read the answer, match it with the target. The
-/// annotations are the questions' answers, in their order.
+/// annotations are the questions' answers, in their order; of several samples all count.
 pub fn by_generation(questions: &[Question], annotations: &[Annotation]) -> Probe {
-    debug_assert!(questions.iter().map(|q| &q.id).eq(annotations.iter().map(|a| &a.id)));
+    let samples = annotations.len() / questions.len().max(1);
+    let asked = || questions.iter().flat_map(|q| std::iter::repeat_n(q, samples));
+    debug_assert!(asked().map(|q| &q.id).eq(annotations.iter().map(|a| &a.id)));
     let stated = |(q, a): &(&Question, &Annotation)| {
         reader::read_strict(q, &a.output).is_some_and(|answer| reader::is_correct(q, &answer))
     };
@@ -38,7 +40,7 @@ pub fn by_generation(questions: &[Question], annotations: &[Annotation]) -> Prob
     Probe {
         n: annotations.len() as u64,
         correct: count(|a| a.correct),
-        correct_strict: questions.iter().zip(annotations).filter(stated).count() as u64,
+        correct_strict: asked().zip(annotations).filter(stated).count() as u64,
         no_answer: count(|a| a.answer.is_none()),
         truncated: count(|a| !a.finished),
         reader: READER,
@@ -159,6 +161,7 @@ mod tests {
                     tokens: 1,
                     finished: true,
                     seed: 1,
+                    sample: 0,
                     model: String::new(),
                 }
             })

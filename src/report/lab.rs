@@ -128,6 +128,7 @@ impl Lab {
             seed: 1,
             batch: 1,
             stop: Vec::new(),
+            samples: 1,
         };
         let name = &member.model.sha256;
         let one = std::slice::from_ref(question);

@@ -6,8 +6,9 @@ use anyhow::{Context, Result};
 use serde::Deserialize;
 
 use super::experiments::lay_out;
+use super::questions::{Cut, QuestionsRef, Side};
 use super::spec::Plan;
-use super::stage::{QuestionsRef, Stage};
+use super::stage::Stage;
 use crate::model::{Config, tensor_shapes};
 use crate::task::{Benchmark, Cue, NativeSplit, Split, sources};
 use crate::tune::memory::{StepShape, predict};
@@ -113,7 +114,11 @@ fn rows(benchmark: Benchmark, split: Split) -> usize {
 }
 
 fn count(q: &QuestionsRef) -> f64 {
-    let all = rows(q.benchmark, q.split);
+    let all = match q.cut {
+        None => rows(q.benchmark, q.split),
+        Some(Cut { hold_out, side: Side::HeldOut, .. }) => hold_out,
+        Some(Cut { hold_out, .. }) => rows(q.benchmark, q.split).saturating_sub(hold_out),
+    };
     (if q.count == 0 { all } else { q.count.min(all) }) as f64
 }
 

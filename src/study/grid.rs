@@ -4,10 +4,9 @@ use std::collections::BTreeMap;
 
 use anyhow::Result;
 
+use super::questions::{Cut, QuestionsRef, Side, Source};
 use super::spec::{Member, Plan};
-use super::stage::{
-    AnnotatePlan, InstructPlan, ProbePlan, QuestionsRef, RefinePlan, Source, Stage,
-};
+use super::stage::{AnnotatePlan, HeldOutPlan, InstructPlan, ProbePlan, RefinePlan, Stage};
 use super::store::RunId;
 use crate::model::Sampling;
 use crate::task::{Benchmark, Cue, Split};
@@ -52,7 +51,20 @@ impl<'a> Grid<'a> {
         // The pocket world's classes are balanced as they come.
         let real = !matches!(self.plan.source, Source::World(_));
         let draw = (real && split == Split::Train).then_some(self.plan.draw);
-        QuestionsRef { benchmark, split, count, source: self.plan.source.clone(), draw }
+        let cut = if split == Split::Train { self.cut(Side::Train) } else { None };
+        QuestionsRef { benchmark, split, count, source: self.plan.source.clone(), draw, cut }
+    }
+
+    /// What is held out of training; none unless a checkpoint is chosen by it.
+    fn held_out(&self, benchmark: Benchmark) -> Option<QuestionsRef> {
+        let cut = Some(self.cut(Side::HeldOut)?);
+        let all = self.questions(benchmark, Split::Train);
+        Some(QuestionsRef { count: 0, draw: None, cut, ..all })
+    }
+
+    fn cut(&self, side: Side) -> Option<Cut> {
+        let hold_out = self.plan.instruct.evaluation?.hold_out;
+        Some(Cut { hold_out, seed: self.plan.draw, side })
     }
 
     fn sampling(&self, member: &Member, seed: u64) -> Sampling {
@@ -62,6 +74,7 @@ impl<'a> Grid<'a> {
             seed,
             batch: self.plan.generation_batch,
             stop: self.plan.stop.clone(),
+            samples: 1,
         }
     }
 
@@ -73,12 +86,22 @@ impl<'a> Grid<'a> {
         cue: Cue,
         seed: u64,
     ) -> Result<RunId> {
+        self.annotate_these(teacher, self.questions(task, Split::Train), cue, seed)
+    }
+
+    fn annotate_these(
+        &mut self,
+        teacher: &Member,
+        questions: QuestionsRef,
+        cue: Cue,
+        seed: u64,
+    ) -> Result<RunId> {
         self.add(Stage::Annotate(AnnotatePlan {
             version: Stage::version(),
             model: teacher.model.clone(),
-            questions: self.questions(task, Split::Train),
+            questions,
             cue,
-            sampling: self.sampling(teacher, seed),
+            sampling: Sampling { samples: self.plan.samples, ..self.sampling(teacher, seed) },
             chat: teacher.chat,
         }))
     }
@@ -119,6 +142,14 @@ impl<'a> Grid<'a> {
             .collect::<Result<Vec<_>>>()?;
         // P2 trains on as many records as P1 does, drawn from both prompts.
         let limit = (self.plan.demonstrations / sources.len()).max(1);
+        let held_out = match self.held_out(task) {
+            None => None,
+            Some(questions) => {
+                let of = |cue: &Cue| self.annotate_these(teacher, questions.clone(), *cue, seed);
+                let sources = set.cues().iter().map(of).collect::<Result<Vec<_>>>()?;
+                Some(HeldOutPlan { questions, sources })
+            }
+        };
         self.add(Stage::Instruct(InstructPlan {
             version: Stage::version(),
             student: student.model.clone(),
@@ -128,6 +159,7 @@ impl<'a> Grid<'a> {
             limit,
             settings: self.plan.instruct.clone(),
             seed,
+            held_out,
         }))
     }
 

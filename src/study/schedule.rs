@@ -6,8 +6,9 @@ use std::sync::{Condvar, Mutex};
 use anyhow::{Result, anyhow};
 
 use super::progress::Progress;
-use super::stage::{Stage, Workshop};
+use super::stage::Stage;
 use super::store::RunId;
+use super::work::Workshop;
 
 /// What [`run_all`] did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,6 +49,10 @@ pub fn run_all(
         waiting.len(),
         order.len()
     ));
+    let asked: Vec<&Stage> = waiting.iter().map(|i| &stages[&order[*i]]).collect();
+    for (name, ahead) in shop.open_purses(&asked, &|text| progress.say(text))? {
+        progress.say(&format!("{name}: {ahead}"));
+    }
     let board = Mutex::new(Board {
         waiting,
         finished: found,

@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::experiments::Artifact;
-use super::stage::{ModelRef, Source, snapshot};
+use super::questions::{Source, snapshot};
+use super::stage::ModelRef;
 use crate::model::hub::{self, Snapshot};
 use crate::model::{locate, model_hash};
 use crate::task::{Benchmark, NativeSplit};
@@ -91,6 +92,8 @@ pub struct Spec {
     pub generation_batch: Option<usize>,
     /// Texts that end an answer of a model that is loaded.
     pub stop: Option<Vec<String>>,
+    /// Answers of a teacher to each training question and prompt; 1 when not given.
+    pub samples: Option<usize>,
     /// P1, and P2's phase 1.
     pub instruct: Option<InstructSettings>,
     /// P2's phase 2.
@@ -121,6 +124,8 @@ pub struct Plan {
     pub generation_batch: usize,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub stop: Vec<String>,
+    #[serde(default = "one_sample", skip_serializing_if = "is_one_sample")]
+    pub samples: usize,
     pub instruct: InstructSettings,
     pub refine: RefineSettings,
     pub refine_questions: usize,
@@ -131,6 +136,14 @@ fn one() -> u64 {
 }
 
 fn is_one(n: &u64) -> bool {
+    *n == 1
+}
+
+fn one_sample() -> usize {
+    1
+}
+
+fn is_one_sample(n: &usize) -> bool {
     *n == 1
 }
 
@@ -174,6 +187,7 @@ impl Spec {
             max_new_tokens: self.max_new_tokens.or(base.max_new_tokens),
             generation_batch: self.generation_batch.or(base.generation_batch),
             stop: self.stop.or(base.stop),
+            samples: self.samples.or(base.samples),
             instruct: self.instruct.or(base.instruct),
             refine: self.refine.or(base.refine),
             refine_questions: self.refine_questions.or(base.refine_questions),
@@ -263,6 +277,7 @@ impl Spec {
             max_new_tokens: need(s.max_new_tokens, "max_new_tokens")?,
             generation_batch: need(s.generation_batch, "generation_batch")?,
             stop: s.stop.unwrap_or_default(),
+            samples: s.samples.unwrap_or(1),
             instruct: need(s.instruct, "instruct")?,
             refine: need(s.refine, "refine")?,
             refine_questions: need(s.refine_questions, "refine_questions")?,
@@ -283,6 +298,7 @@ impl Plan {
             ("max_new_tokens", self.max_new_tokens),
             ("generation_batch", self.generation_batch),
             ("refine_questions", self.refine_questions),
+            ("samples", self.samples),
             ("instruct.per_device_train_batch_size", self.instruct.per_device_train_batch_size),
             ("instruct.gradient_accumulation_steps", self.instruct.gradient_accumulation_steps),
             ("instruct.lora.r", self.instruct.lora.r),
@@ -306,6 +322,19 @@ impl Plan {
             share > 0.0 && share < 1.0,
             "refine.hold_out: {share} is not a share between 0 and 1"
         );
+        let greedy = self.teachers.iter().find(|t| t.temperature == 0.0);
+        if let Some(teacher) = greedy.filter(|_| self.samples > 1) {
+            bail!(
+                "samples: all {} of {} would be the same at temperature 0; give it a higher one",
+                self.samples,
+                teacher.model.name
+            );
+        }
+        if let Some(e) = self.instruct.evaluation {
+            for (key, n) in [("hold_out", e.hold_out), ("eval_steps", e.eval_steps)] {
+                ensure!(n > 0, "instruct.evaluation.{key}: must be at least 1");
+            }
+        }
         let p = self.instruct.lora.lora_dropout;
         ensure!((0.0..1.0).contains(&p), "instruct.lora.lora_dropout: {p} is not in [0, 1)");
         ensure!(

@@ -1,6 +1,6 @@
 //! The run store: every stage's output, filed under the hash of its plan.
 
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -65,6 +65,25 @@ impl Store {
         self.root.join(id.as_str())
     }
 
+    /// Where a run is while it is not finished.
+    pub fn working(&self, id: &RunId) -> PathBuf {
+        self.root.join(format!("{id}.part"))
+    }
+
+    /// Every folder of a run, finished or not, by name.
+    pub fn folders(&self) -> Result<Vec<PathBuf>> {
+        let entries = fs::read_dir(&self.root).with_context(|| self.root.display().to_string())?;
+        let mut folders = Vec::new();
+        for entry in entries {
+            let path = entry.with_context(|| self.root.display().to_string())?.path();
+            if path.is_dir() {
+                folders.push(path);
+            }
+        }
+        folders.sort();
+        Ok(folders)
+    }
+
     pub fn is_done(&self, id: &RunId) -> bool {
         self.path(id).is_dir()
     }
@@ -87,7 +106,7 @@ impl Store {
             return Ok(false);
         }
         let started = Instant::now();
-        let part = self.root.join(format!("{id}.part"));
+        let part = self.working(id);
         fs::create_dir_all(&part).with_context(|| part.display().to_string())?;
         let json = serde_json::to_string_pretty(plan)? + "\n";
         fs::write(part.join("plan.json"), json)?;
@@ -109,6 +128,17 @@ impl Store {
         let lock = File::create(&path).with_context(|| path.display().to_string())?;
         lock.lock().with_context(|| path.display().to_string())?;
         Ok(lock)
+    }
+
+    /// The same without waiting: none if another process has the lock.
+    pub fn try_lock(&self, name: &str) -> Result<Option<File>> {
+        let path = self.root.join(".locks").join(name);
+        let lock = File::create(&path).with_context(|| path.display().to_string())?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Some(lock)),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(e)) => Err(e).with_context(|| path.display().to_string()),
+        }
     }
 
     /// Reads a JSON file of a finished run.

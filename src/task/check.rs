@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use super::ecqa;
 use super::folder::{self, NativeSplit, records, walk};
 use super::leakage::{normal, whole};
 use super::question::{Benchmark, Gold, Question, letter};
@@ -97,7 +98,10 @@ pub fn check_benchmark(benchmark: Benchmark, dir: &Path) -> Result<Vec<Report>> 
 fn has_rows(path: &Path) -> bool {
     let ending = path.extension().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
     match ending.as_str() {
+        // Read with the lists of ids.
+        "jsonl" if ecqa::is_explanations(path) => false,
         "jsonl" | "json" | "csv" | "tsv" | "parquet" => true,
+        "txt" => ecqa::is_list(path),
         // Read with the rows they belong to; alone they are a finding.
         "lst" => !rows_of(path).exists(),
         _ => false,
@@ -165,6 +169,7 @@ fn open(path: &Path, known: Option<Benchmark>) -> Result<(Benchmark, Vec<Record>
     }
     let benchmark = match known {
         Some(benchmark) => benchmark,
+        None if ecqa::is_list(path) => Benchmark::Ecqa,
         None => identify(path)?,
     };
     let records = records(benchmark, path)?;

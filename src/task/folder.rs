@@ -12,6 +12,7 @@ use std::sync::LazyLock;
 use anyhow::{Result, anyhow, bail};
 use regex::Regex;
 
+use super::ecqa;
 use super::known;
 use super::question::{Benchmark, Question};
 use super::record::{Label, Record, record};
@@ -99,6 +100,9 @@ const MULTIARITH: &str = "MultiArith.json";
 
 /// The records of one file; labels that lie beside it are joined, and held against known ones.
 pub(super) fn records(benchmark: Benchmark, path: &Path) -> Result<Vec<Record>> {
+    if benchmark == Benchmark::Ecqa && ecqa::is_list(path) {
+        return ecqa::records(path);
+    }
     let mut rows = rows::read(path)?;
     match benchmark {
         Benchmark::Piqa => join_labels(&mut rows, 0..=1)?,
@@ -241,9 +245,11 @@ fn native_names(benchmark: Benchmark, split: NativeSplit) -> &'static [&'static 
         (Aqua, Train) => &["train.json", "train_flan_cot.tsv"],
         (Aqua, Validation) => &["dev.json"],
         (Aqua, Test) => &["test.json"],
-        (Ecqa, Train) => &["cqa_data_train.csv", "train_flan_cot.tsv"],
-        (Ecqa, Validation) => &["cqa_data_val.csv"],
-        (Ecqa, Test) => &["cqa_data_test.csv"],
+        (Ecqa, Train) => {
+            &["cqa_data_train.csv", "author_split/train_ids.txt", "train_flan_cot.tsv"]
+        }
+        (Ecqa, Validation) => &["cqa_data_val.csv", "author_split/val_ids.txt"],
+        (Ecqa, Test) => &["cqa_data_test.csv", "author_split/test_ids.txt"],
         _ => &[],
     }
 }

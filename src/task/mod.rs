@@ -5,6 +5,7 @@ mod corpus;
 mod csv;
 mod dialect;
 pub mod draw;
+mod ecqa;
 pub mod folder;
 mod knowledge;
 mod known;

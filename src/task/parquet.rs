@@ -1,18 +1,15 @@
 //! Parquet files, as the hub keeps them.
 
-use std::any::Any;
 use std::io::Cursor;
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use polars::io::parquet::read::_internal::to_deserializer;
-use polars::polars_compute::propagate_nulls::propagate_nulls_struct;
 use polars::prelude::*;
 use serde_json::{Map, Value};
 
 use super::rows::guarded;
 
-/// The rows as objects, column by column.
+/// The rows as objects.
 pub fn read(path: &Path) -> Result<Vec<Value>> {
     let bytes = std::fs::read(path).with_context(|| {
         format!("{}: cannot read it; put the published file there", path.display())
@@ -29,93 +26,56 @@ pub fn read(path: &Path) -> Result<Vec<Value>> {
         "{}: not a Parquet file, or cut off; fetch it again",
         path.display()
     );
-    guarded(|| columns(&bytes))
+    guarded(|| rows(&bytes))
         .unwrap_or_else(|| Err(anyhow!("the reader gave up on it")))
         .with_context(|| format!("{}: broken Parquet; fetch the file again", path.display()))
 }
 
-/// Reads by row group and column, not into a data frame: without its feature
-/// `dtype-struct`, which nothing else here needs, polars has no type for the `choices` of
-/// CSQA and OBQA, a struct of two lists.
-fn columns(bytes: &[u8]) -> Result<Vec<Value>> {
-    let mut reader = ParquetReader::new(Cursor::new(bytes));
-    let schema = reader.schema()?;
-    let metadata = reader.get_metadata()?.clone();
-    let mut rows = Vec::new();
-    for group in &metadata.row_groups {
-        let from = rows.len();
-        rows.resize(from + group.num_rows(), Map::new());
-        for (name, field) in schema.iter() {
-            let parts = group.columns_under_root_iter(name).context("a column is missing")?;
-            let mut chunks = Vec::new();
-            for part in parts {
-                let range = part.byte_range();
-                let chunk = usize::try_from(range.start)
-                    .ok()
-                    .zip(usize::try_from(range.end).ok())
-                    .and_then(|(start, end)| bytes.get(start..end))
-                    .with_context(|| format!("column {name} reaches beyond the end of the file"))?;
-                chunks.push((part, chunk.to_vec().into()));
-            }
-            let (arrays, _) = to_deserializer(chunks, field.clone(), None)?;
-            let mut values = Vec::with_capacity(group.num_rows());
-            for array in arrays {
-                values.extend(from_array(name, array)?);
-            }
-            ensure!(
-                values.len() == group.num_rows(),
-                "column {name} has {} values in {} rows",
-                values.len(),
-                group.num_rows()
-            );
-            for (row, value) in rows[from..].iter_mut().zip(values) {
-                row.insert(name.to_string(), value);
-            }
-        }
+fn rows(bytes: &[u8]) -> Result<Vec<Value>> {
+    // On this thread, where a panic on a broken file is caught without a word of it.
+    let reader = ParquetReader::new(Cursor::new(bytes)).read_parallel(ParallelStrategy::None);
+    let frame = reader.finish()?;
+    let mut rows = vec![Map::new(); frame.height()];
+    for column in frame.columns() {
+        fill(&mut rows, column.name(), column.name(), column.as_materialized_series())?;
     }
     Ok(rows.into_iter().map(Value::Object).collect())
 }
 
-fn from_array(name: &str, array: ArrayRef) -> Result<Vec<Value>> {
-    let ArrowDataType::Struct(fields) = array.dtype().clone() else {
-        ensure!(!has_struct(array.dtype()), "column {name}: lists of structs are not supported");
-        let series = Series::try_from((PlSmallStr::from_str(name), array))?;
-        return series.iter().map(|value| plain(name, value)).collect();
-    };
-    let mut rows = vec![Map::new(); array.len()];
-    let parts = as_argument(propagate_nulls_struct, array.as_any());
-    let parts = parts.context("not a struct after all")?;
-    for (field, values) in fields.iter().zip(parts.values()) {
-        let values = from_array(&format!("{name}.{}", field.name), values.clone())?;
-        for (row, value) in rows.iter_mut().zip(values) {
-            row.insert(field.name.to_string(), value);
-        }
+/// Adds a column, or a struct's field, to the rows; `path` is what an error calls it.
+fn fill(rows: &mut [Map<String, Value>], path: &str, name: &str, column: &Series) -> Result<()> {
+    let values = values(path, column)?;
+    ensure!(
+        values.len() == rows.len(),
+        "column {path} has {} values in {} rows",
+        values.len(),
+        rows.len()
+    );
+    for (row, value) in rows.iter_mut().zip(values) {
+        row.insert(name.to_owned(), value);
     }
-    Ok(rows.into_iter().map(Value::Object).collect())
+    Ok(())
 }
 
-/// `StructArray` has no name that polars makes public; a function that takes one names it.
-fn as_argument<T: 'static>(_taking: fn(&T) -> Option<T>, array: &dyn Any) -> Option<&T> {
-    array.downcast_ref()
-}
-
-fn has_struct(dtype: &ArrowDataType) -> bool {
-    match dtype {
-        ArrowDataType::Struct(_) => true,
-        ArrowDataType::List(field)
-        | ArrowDataType::LargeList(field)
-        | ArrowDataType::FixedSizeList(field, _) => has_struct(&field.dtype),
-        _ => false,
+/// Structs as objects, lists as arrays; a missing one is null, as any missing value.
+fn values(path: &str, column: &Series) -> Result<Vec<Value>> {
+    if !matches!(column.dtype(), DataType::Struct(_)) {
+        return column.iter().map(|value| plain(path, value)).collect();
     }
+    let mut rows = vec![Map::new(); column.len()];
+    for field in column.struct_()?.fields_as_series() {
+        fill(&mut rows, &format!("{path}.{}", field.name()), field.name(), &field)?;
+    }
+    let missing = column.is_null();
+    let row = |(row, missing)| if missing == Some(true) { Value::Null } else { Value::Object(row) };
+    Ok(rows.into_iter().zip(missing.iter()).map(row).collect())
 }
 
-fn plain(name: &str, value: AnyValue) -> Result<Value> {
+fn plain(path: &str, value: AnyValue) -> Result<Value> {
     Ok(match value {
         AnyValue::Null => Value::Null,
         AnyValue::Boolean(value) => value.into(),
-        AnyValue::List(list) => {
-            Value::Array(list.iter().map(|value| plain(name, value)).collect::<Result<_>>()?)
-        }
+        AnyValue::List(list) => Value::Array(values(path, &list)?),
         AnyValue::Float32(value) => f64::from(value).into(),
         AnyValue::Float64(value) => value.into(),
         value => {
@@ -124,8 +84,57 @@ fn plain(name: &str, value: AnyValue) -> Result<Value> {
             } else if let Ok(number) = value.try_extract::<i64>() {
                 number.into()
             } else {
-                bail!("column {name}: values of type {} are not supported", value.dtype())
+                bail!("column {path}: values of type {} are not supported", value.dtype())
             }
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// `choices` as OBQA and CSQA have them on the hub, a struct of lists; as their
+    /// publishers write them, a list of structs; and a row without either.
+    #[test]
+    fn structs_and_lists_nest() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("rows.parquet");
+        let pair = |texts: [&str; 2]| {
+            let fields =
+                [Series::new("label".into(), ["A", "B"]), Series::new("text".into(), texts)];
+            StructChunked::from_series("choices".into(), 2, fields.iter()).unwrap().into_series()
+        };
+        let (first, second) = (pair(["x", "y"]), pair(["u", "v"]));
+        let structs = Series::new("structs".into(), [Some(first), None, Some(second)]);
+        let list = |texts: [&str; 2]| Series::new("".into(), texts);
+        let fields = [
+            Series::new("label".into(), [list(["A", "B"]), list(["A", "B"]), list(["A", "B"])]),
+            Series::new("text".into(), [list(["x", "y"]), list(["p", "q"]), list(["u", "v"])]),
+        ];
+        let lists = StructChunked::from_series("lists".into(), 3, fields.iter()).unwrap();
+        let present = BooleanChunked::new("".into(), [true, false, true]);
+        let nothing = Series::full_null("lists".into(), 3, lists.dtype());
+        let lists = lists.into_series().zip_with(&present, &nothing).unwrap();
+        let number = Series::new("number".into(), [Some(1i64), Some(2), None]);
+        let columns = [structs, lists, number].map(Column::from).to_vec();
+        let mut frame = DataFrame::new(3, columns).unwrap();
+        let file = std::fs::File::create(&path).unwrap();
+        ParquetWriter::new(file).finish(&mut frame).unwrap();
+        let row = |a: &str, b: &str, number: Value| {
+            json!({
+                "structs": [{"label": "A", "text": a}, {"label": "B", "text": b}],
+                "lists": {"label": ["A", "B"], "text": [a, b]},
+                "number": number,
+            })
+        };
+        let expected = [
+            row("x", "y", json!(1)),
+            json!({"structs": null, "lists": null, "number": 2}),
+            row("u", "v", Value::Null),
+        ];
+        assert_eq!(read(&path).unwrap(), expected);
+    }
 }

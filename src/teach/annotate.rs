@@ -31,8 +31,15 @@ pub struct Annotation {
     /// False: cut at the length limit.
     pub finished: bool,
     pub seed: u64,
+    /// Which of several answers to the same prompt.
+    #[serde(default, skip_serializing_if = "is_first")]
+    pub sample: usize,
     /// Hash of the model that answered.
     pub model: String,
+}
+
+fn is_first(sample: &usize) -> bool {
+    *sample == 0
 }
 
 /// A local model that answers.
@@ -73,9 +80,9 @@ impl Speaker<'_> {
 /// file ends with the same bytes.
 const CHUNK: usize = 200;
 
-/// Answers `questions` under `cue` into `dir/<name>.jsonl`, one line each, in
-/// order. Lines that an earlier, killed run completed are kept; nothing is
-/// answered twice. `done` is called once a question.
+/// Answers `questions` under `cue` into `dir/<name>.jsonl`, a line for each of
+/// `sampling.samples`, in order. Lines that an earlier, killed run completed are
+/// kept; nothing is answered twice. `done` is called once an answer.
 pub fn annotate(
     speaker: &Speaker,
     questions: &[Question],
@@ -84,20 +91,25 @@ pub fn annotate(
     path: &Path,
     done: &mut dyn FnMut(),
 ) -> Result<Vec<Annotation>> {
-    let mut all = resume(path)?;
+    sampling.check()?;
+    let samples = sampling.samples;
+    let mut all = resume(path, CHUNK * samples)?;
     ensure!(
-        all.len() <= questions.len(),
+        all.len() <= questions.len() * samples,
         "{}: {} lines for {} questions; delete it to start over",
         path.display(),
         all.len(),
         questions.len()
     );
-    for (line, (a, q)) in all.iter().zip(questions).enumerate() {
+    for (line, a) in all.iter().enumerate() {
+        let (q, sample) = (&questions[line / samples], line % samples);
         ensure!(
-            a.id == q.id,
-            "{}, line {}: question {}, expected {}; delete the file to start over",
+            a.id == q.id && a.sample == sample,
+            "{}, line {}: sample {} of question {}, expected {sample} of {}; delete the file to \
+             start over",
             path.display(),
             line + 1,
+            a.sample,
             a.id,
             q.id
         );
@@ -108,7 +120,7 @@ pub fn annotate(
         .append(true)
         .open(path)
         .with_context(|| path.display().to_string())?;
-    for chunk in questions[all.len()..].chunks(CHUNK) {
+    for chunk in questions[all.len() / samples..].chunks(CHUNK) {
         let answers = answer(speaker, chunk, cue, sampling, done)?;
         let mut text = String::new();
         for a in &answers {
@@ -121,7 +133,7 @@ pub fn annotate(
     Ok(all)
 }
 
-/// The same without a file.
+/// The same without a file: the answers to a question follow each other.
 pub fn answer(
     speaker: &Speaker,
     questions: &[Question],
@@ -134,11 +146,12 @@ pub fn answer(
     let Speaker { model, tokenizer, .. } = speaker;
     let keys: Vec<String> = questions.iter().map(|q| format!("{} {cue}", q.id)).collect();
     let generated = generate(model, &prompts, &keys, sampling, *tokenizer, done)?;
-    questions
-        .iter()
-        .zip(texts)
-        .zip(generated)
-        .map(|((q, prompt), g)| {
+    generated
+        .into_iter()
+        .enumerate()
+        .map(|(i, g)| {
+            let (of, sample) = (i / sampling.samples, i % sampling.samples);
+            let (q, prompt) = (&questions[of], texts[of].clone());
             let mut output = tokenizer.decode(&g.tokens)?;
             if let Some(end) = sampling.stop.iter().filter_map(|s| output.find(s.as_str())).min() {
                 output.truncate(end);
@@ -154,6 +167,7 @@ pub fn answer(
                 tokens: g.tokens.len(),
                 finished: g.finished,
                 seed: sampling.seed,
+                sample,
                 model: speaker.name.to_string(),
             })
         })
@@ -175,7 +189,7 @@ pub fn read_annotations(path: &Path) -> Result<Vec<Annotation>> {
 
 /// The whole chunks of a file that a killed run may have left; anything after
 /// them is cut off.
-fn resume(path: &Path) -> Result<Vec<Annotation>> {
+fn resume(path: &Path, chunk: usize) -> Result<Vec<Annotation>> {
     if !path.exists() {
         return Ok(Vec::new());
     }
@@ -188,13 +202,13 @@ fn resume(path: &Path) -> Result<Vec<Annotation>> {
         }
         all.push(a);
         at += line.len();
-        if all.len() % CHUNK == 0 {
+        if all.len() % chunk == 0 {
             kept = at;
         }
     }
     // The last chunk may be a short one and complete; answering it again gives
     // the same lines, so it costs little to always cut at a chunk's end.
-    all.truncate(all.len() / CHUNK * CHUNK);
+    all.truncate(all.len() / chunk * chunk);
     if kept < bytes.len() {
         let file = OpenOptions::new().write(true).open(path)?;
         file.set_len(kept as u64).with_context(|| path.display().to_string())?;

@@ -174,6 +174,7 @@ mod tests {
             tokens: 3,
             finished: true,
             seed: 1,
+            sample: 0,
             model: "m".into(),
         }
     }

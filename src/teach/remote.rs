@@ -12,11 +12,15 @@
 //! - `client`: one attempt, and what its failure means
 //! - `retry`: how long to wait before the next one
 //! - `spend`: tokens, money, the cap and the estimate
+//! - `purse`: what a cap counts, also over several folders asked into at once
+//! - `ahead`: the estimate, from the journals and what is still to ask
 //! - `journal`: what was paid for
 //! - `run`: the loop over all of it
 
+mod ahead;
 mod client;
 mod journal;
+mod purse;
 mod retry;
 mod run;
 mod secret;
@@ -24,7 +28,9 @@ mod settings;
 mod spend;
 mod wire;
 
-pub use run::{Stopped, annotate_remote, estimate};
+pub use ahead::{Ask, estimate, estimate_all};
+pub use purse::Purse;
+pub use run::{Stopped, annotate_from, annotate_remote};
 pub use settings::{Endpoint, RemoteTeacher};
 pub use spend::{Estimate, Tokens, Usage};
 

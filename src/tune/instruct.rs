@@ -25,6 +25,21 @@ pub struct InstructSettings {
     /// Keep only the inputs of blocks for the backward pass, and compute the rest again.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub gradient_checkpointing: bool,
+    /// How a checkpoint is chosen; without it the last step's weights are kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evaluation: Option<Evaluation>,
+}
+
+/// Choosing a checkpoint by questions that are held out of training: what transformers
+/// does with `eval_strategy = "steps"` and `load_best_model_at_end = true`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Evaluation {
+    /// Training questions of each task that are cut off before the teacher annotates, for
+    /// choosing only.
+    pub hold_out: usize,
+    /// Steps between two looks at the loss on their Demonstrations.
+    pub eval_steps: usize,
 }
 
 /// `[BOS prompt][answer EOS]` with the loss on the answer: P2's `L_IT`.
@@ -131,6 +146,25 @@ impl Objective for Instruct {
     }
 }
 
+/// What an instruction tuning did.
+#[derive(Debug, Clone, PartialEq)]
+pub struct InstructReport {
+    /// With `eval_loss` in the lines of steps at which it was looked at.
+    pub log: Vec<LogLine>,
+    /// How the kept weights were chosen; none: they are the last step's.
+    pub choice: Option<Choice>,
+}
+
+/// A checkpoint chosen by its held-out loss.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Choice {
+    pub held_out_examples: usize,
+    /// Mean loss of a held-out answer token at each look, by step.
+    pub eval_loss: Vec<(usize, f64)>,
+    /// The step whose weights were kept: the first of the lowest loss.
+    pub best_step: usize,
+}
+
 /// Tunes a fresh adapter on `model`, which is quantised first.
 pub fn instruct(
     model: &mut Transformer,
@@ -139,12 +173,27 @@ pub fn instruct(
     seed: u64,
     each_step: &mut dyn FnMut(usize, usize) -> Result<()>,
 ) -> Result<Vec<LogLine>> {
+    Ok(instruct_choosing(model, examples, &[], settings, seed, each_step)?.log)
+}
+
+/// The same, and the weights of the lowest loss on `held_out` are left in place, if
+/// `settings.evaluation` says how often to look and there is anything to look at.
+pub fn instruct_choosing(
+    model: &mut Transformer,
+    examples: Vec<Example>,
+    held_out: &[Example],
+    settings: &InstructSettings,
+    seed: u64,
+    each_step: &mut dyn FnMut(usize, usize) -> Result<()>,
+) -> Result<InstructReport> {
     model.quantise()?;
     model.add_lora(&settings.lora, seed)?;
     model.set_gradient_checkpointing(settings.gradient_checkpointing);
     let per_step = settings.per_device_train_batch_size * settings.gradient_accumulation_steps;
     let total =
         (examples.len() as f64 * settings.num_train_epochs / per_step as f64).ceil() as usize;
+    let look = settings.evaluation.filter(|_| !held_out.is_empty()).map(|e| e.eval_steps);
+    ensure!(look != Some(0), "evaluation.eval_steps: must be at least 1");
     let plan = TrainerPlan {
         optimizer: OptimizerPlan {
             weight_decay: settings.weight_decay,
@@ -154,7 +203,8 @@ pub fn instruct(
         },
         dropout: settings.lora.lora_dropout,
         seed,
-        logging_steps: 10,
+        // So that a line of the log is there for each look.
+        logging_steps: look.unwrap_or(10),
         save_steps: 0,
     };
     let mut objective = Instruct::new(
@@ -164,5 +214,43 @@ pub fn instruct(
         seed,
     )?;
     let nowhere = std::path::Path::new("");
-    train(model, &mut objective, &plan, nowhere, &mut |step, _| each_step(step, total))
+    let mut looks: Vec<(usize, f64)> = Vec::new();
+    let mut best: Option<(usize, f64, Vec<Tensor>)> = None;
+    let mut log = train(model, &mut objective, &plan, nowhere, &mut |step, _| {
+        if look.is_some_and(|every| step % every == 0 || step == total) {
+            let loss = mean_loss(model, held_out)?;
+            looks.push((step, loss));
+            if best.as_ref().is_none_or(|(_, lowest, _)| loss < *lowest) {
+                let weights = model.variables().values();
+                let copies = weights.map(|v| Ok(v.as_detached_tensor().copy()?));
+                best = Some((step, loss, copies.collect::<Result<_>>()?));
+            }
+        }
+        each_step(step, total)
+    })?;
+    let Some((best_step, _, weights)) = best else {
+        return Ok(InstructReport { log, choice: None });
+    };
+    for (var, value) in model.variables().values().zip(&weights) {
+        var.set(value)?;
+    }
+    for (step, loss) in &looks {
+        if let Some(line) = log.iter_mut().find(|line| line.step == *step) {
+            line.metrics.insert("eval_loss".to_string(), *loss);
+        }
+    }
+    let choice = Choice { held_out_examples: held_out.len(), eval_loss: looks, best_step };
+    Ok(InstructReport { log, choice: Some(choice) })
+}
+
+/// Mean loss of an answer token over all examples, without dropout.
+pub fn mean_loss(model: &Transformer, examples: &[Example]) -> Result<f64> {
+    let (mut sum, mut tokens) = (0.0, 0);
+    for chunk in examples.chunks(32) {
+        let lp = token_log_probs(model, &chunk.iter().collect::<Vec<_>>(), Pass::default())?;
+        tokens += lp.example.len();
+        sum += f64::from(sft(&lp, 1)?.to_scalar::<f32>()?);
+    }
+    ensure!(tokens > 0, "there are no answers to take the loss of");
+    Ok(sum / tokens as f64)
 }

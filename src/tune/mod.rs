@@ -8,7 +8,10 @@ mod pretrain;
 mod refine;
 mod trainer;
 
-pub use instruct::{Instruct, InstructSettings, example, examples, instruct};
+pub use instruct::{
+    Choice, Evaluation, Instruct, InstructReport, InstructSettings, example, examples, instruct,
+    instruct_choosing, mean_loss,
+};
 pub use optimizer::{AdamW, Gradients, OptimizerPlan, Update};
 pub use pretrain::{PretrainPlan, pretrain, train_tokenizer};
 pub use refine::{

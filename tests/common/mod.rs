@@ -63,6 +63,7 @@ pub fn perfect(questions: &[Question]) -> Vec<Annotation> {
                 tokens: 1,
                 finished: true,
                 seed: 1,
+                sample: 0,
                 model: "perfect".into(),
             });
         }

@@ -95,8 +95,14 @@ fn greedy_continuations_are_those_of_transformers() {
         let greedy: Greedy = json(&format!("models/{name}/expected_greedy.json"));
         let prompts: Vec<Vec<u32>> = greedy.prompts.iter().map(|p| bytes(p)).collect();
         let keys: Vec<String> = (0..prompts.len()).map(|i| i.to_string()).collect();
-        let sampling =
-            Sampling { temperature: 0.0, max_new_tokens: 64, seed: 0, batch: 16, stop: vec![] };
+        let sampling = Sampling {
+            temperature: 0.0,
+            max_new_tokens: 64,
+            seed: 0,
+            batch: 16,
+            stop: vec![],
+            samples: 1,
+        };
         let found = generate(&model, &prompts, &keys, &sampling, &[][..], &mut || ()).unwrap();
         let wrong = found.iter().zip(&greedy.tokens).filter(|(f, t)| f.tokens != bytes(t)).count();
         assert!(found.len() >= 64 && found.iter().all(|f| f.tokens.len() == 64));

@@ -103,8 +103,9 @@ fn answers(model: &Transformer, temperature: f64) -> Result<Vec<Generation>> {
     let prompts: Vec<Vec<u32>> =
         examples(7).into_iter().map(|e| [vec![1, 2, 3], e.tokens].concat()).collect();
     let keys: Vec<String> = (0..prompts.len()).map(|i| i.to_string()).collect();
+    let samples = if temperature > 0.0 { 2 } else { 1 };
     let sampling =
-        Sampling { temperature, max_new_tokens: 12, seed: 1, batch: 3, stop: Vec::new() };
+        Sampling { temperature, max_new_tokens: 12, seed: 1, batch: 3, samples, stop: Vec::new() };
     generate(model, &prompts, &keys, &sampling, [0u32].as_slice(), &mut || ())
 }
 

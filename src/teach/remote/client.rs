@@ -79,8 +79,8 @@ impl Client {
     }
 
     /// Asks once.
-    pub async fn ask(&self, prompt: &str) -> Result<Reply, Failure> {
-        let body = wire::request(&self.teacher, prompt);
+    pub async fn ask(&self, prompt: &str, seed: u64) -> Result<Reply, Failure> {
+        let body = wire::request(&self.teacher, prompt, seed);
         let mut request = self.http.post(self.url.clone()).json(&body);
         if let Some(secret) = &self.secret {
             let bearer = secret.bearer().map_err(|e| Failure::Final(e.to_string()))?;

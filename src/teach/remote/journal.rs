@@ -95,13 +95,13 @@ impl Contents {
     /// is for the user to decide.
     pub fn find(
         &self,
-        teacher: &RemoteTeacher,
+        seed: u64,
         model: &str,
         id: &str,
         cue: Cue,
         prompt: &str,
     ) -> Result<Option<&Answered>> {
-        let found = self.answers.get(&(id.to_owned(), cue, teacher.seed, model.to_owned()));
+        let found = self.answers.get(&(id.to_owned(), cue, seed, model.to_owned()));
         if let Some(a) = found {
             ensure!(
                 a.prompt == prompt,
@@ -117,6 +117,20 @@ impl Contents {
         usage.cost = usage.spent().cost(teacher);
         usage.served = self.served.iter().cloned().collect();
         usage
+    }
+
+    /// Adds what another journal accounts for, without its answers.
+    pub fn absorb(&mut self, other: &Contents) {
+        let (all, more) = (&mut self.usage, &other.usage);
+        all.answers += more.answers;
+        all.lost += more.lost;
+        all.prompt_tokens += more.prompt_tokens;
+        all.completion_tokens += more.completion_tokens;
+        all.assumed_prompt_tokens += more.assumed_prompt_tokens;
+        all.assumed_completion_tokens += more.assumed_completion_tokens;
+        self.served.extend(other.served.iter().cloned());
+        self.measured.0 += other.measured.0;
+        self.measured.1 += other.measured.1;
     }
 
     pub fn spent(&self) -> Tokens {
@@ -234,13 +248,13 @@ pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
 pub(super) fn answered(
     teacher: &RemoteTeacher,
     model: &str,
-    (id, cue, prompt): (&str, Cue, &str),
+    (id, cue, prompt, seed): (&str, Cue, &str, u64),
     reply: super::wire::Reply,
 ) -> Line {
     Line::Answer(Answered {
         id: id.to_owned(),
         cue,
-        seed: teacher.seed,
+        seed,
         model: model.to_owned(),
         prompt: prompt.to_owned(),
         output: reply.output,
@@ -270,13 +284,6 @@ mod tests {
         })
     }
 
-    fn teacher() -> RemoteTeacher {
-        RemoteTeacher::parse(
-            "base_url = \"http://h\"\nmodel = \"m\"\nendpoint = \"chat\"\nmax_tokens = 5\n",
-        )
-        .unwrap()
-    }
-
     /// Cut at every byte, the journal keeps all whole lines and takes new ones.
     #[test]
     fn a_torn_end_is_repaired_wherever_it_is_torn() {
@@ -297,7 +304,7 @@ mod tests {
             drop(j);
             let again = Contents::look(dir.path()).unwrap();
             assert_eq!(again.usage.answers as usize, whole + 1, "cut at {cut}");
-            assert!(again.find(&teacher(), "m@h#0", "c", Cue::Plain, "p").unwrap().is_some());
+            assert!(again.find(1, "m@h#0", "c", Cue::Plain, "p").unwrap().is_some());
         }
     }
 
@@ -325,15 +332,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut j = Journal::open(dir.path()).unwrap();
         j.write(line("a")).unwrap();
-        let find = |t: &RemoteTeacher, model, id, cue| {
-            j.contents.find(t, model, id, cue, "p").unwrap().is_some()
-        };
-        assert!(find(&teacher(), "m@h#0", "a", Cue::Plain));
-        assert!(!find(&teacher(), "m@h#1", "a", Cue::Plain));
-        assert!(!find(&teacher(), "m@h#0", "b", Cue::Plain));
-        assert!(!find(&teacher(), "m@h#0", "a", Cue::Cot));
-        assert!(!find(&RemoteTeacher { seed: 2, ..teacher() }, "m@h#0", "a", Cue::Plain));
-        let error = j.contents.find(&teacher(), "m@h#0", "a", Cue::Plain, "q").unwrap_err();
+        let find =
+            |seed, model, id, cue| j.contents.find(seed, model, id, cue, "p").unwrap().is_some();
+        assert!(find(1, "m@h#0", "a", Cue::Plain));
+        assert!(!find(1, "m@h#1", "a", Cue::Plain));
+        assert!(!find(1, "m@h#0", "b", Cue::Plain));
+        assert!(!find(1, "m@h#0", "a", Cue::Cot));
+        assert!(!find(2, "m@h#0", "a", Cue::Plain));
+        let error = j.contents.find(1, "m@h#0", "a", Cue::Plain, "q").unwrap_err();
         assert!(error.to_string().contains("question a"), "{error}");
     }
 }

@@ -4,6 +4,7 @@ use std::collections::{HashSet, VecDeque};
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use tokio::task::{JoinError, JoinSet};
@@ -11,10 +12,11 @@ use tokio::time::{Instant, sleep_until};
 
 use super::Event;
 use super::client::{Charge, Client, Failure};
-use super::journal::{Answered, Contents, Journal, Line, Lost, answered, write_whole};
+use super::journal::{Answered, Journal, Line, Lost, answered, write_whole};
+use super::purse::Purse;
 use super::retry::wait;
 use super::settings::RemoteTeacher;
-use super::spend::{Estimate, Tokens, bound, caps, forbids};
+use super::spend::{Tokens, bound};
 use super::wire::Reply;
 use crate::task::{Cue, Question, prompt, reader};
 use crate::teach::Annotation;
@@ -23,6 +25,9 @@ use crate::teach::Annotation;
 /// must not cost the others a night, and a server that is down must not be asked
 /// thousands of times.
 const GIVE_UP: usize = 5;
+
+/// Until a purse that others spend from, too, is looked into again.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// The cap ended a run. Everything paid for is in the journal.
 #[derive(Debug, Clone, PartialEq)]
@@ -46,14 +51,27 @@ impl fmt::Display for Stopped {
 
 impl std::error::Error for Stopped {}
 
-/// A remote teacher answers `questions` under `cue`; `path` gets one line each, in
-/// order, once all are answered. Beside it lie `journal.jsonl`, which keeps every
+/// A remote teacher answers `questions` under `cue`; `path` gets a line for each of its
+/// samples, in order, once all are answered. Beside it lie `journal.jsonl`, which keeps every
 /// reply from the moment it arrives, and `usage.json`, the totals over all runs.
 ///
 /// Killed at any moment and called again, it asks only what the journal does not
 /// answer; at most the requests that were in flight are made twice. Several cues, or
 /// teachers, may share a folder one after the other; the caps hold for the folder.
 pub fn annotate_remote(
+    questions: &[Question],
+    cue: Cue,
+    teacher: &RemoteTeacher,
+    path: &Path,
+    progress: &mut dyn FnMut(Event),
+) -> Result<Vec<Annotation>> {
+    annotate_from(None, questions, cue, teacher, path, progress)
+}
+
+/// [`annotate_remote`] with caps that hold for all that spend from `purse`, not for the
+/// folder; the purse counts the folder's journal already.
+pub fn annotate_from(
+    purse: Option<&Purse>,
     questions: &[Question],
     cue: Cue,
     teacher: &RemoteTeacher,
@@ -67,11 +85,15 @@ pub fn annotate_remote(
     let model = teacher.id();
     let prompts: Vec<Arc<str>> = questions.iter().map(|q| prompt::render(q, cue).into()).collect();
     let mut fresh = VecDeque::new();
-    for (i, (q, prompt)) in questions.iter().zip(&prompts).enumerate() {
-        if journal.contents.find(teacher, &model, &q.id, cue, prompt)?.is_none() {
-            fresh.push_back(i);
+    for (question, (q, prompt)) in questions.iter().zip(&prompts).enumerate() {
+        for sample in 0..teacher.samples {
+            let seed = teacher.sample_seed(sample);
+            if journal.contents.find(seed, &model, &q.id, cue, prompt)?.is_none() {
+                fresh.push_back(Job { question, sample, attempt: 0 });
+            }
         }
     }
+    let own = Purse::new(journal.contents.spent());
     if !fresh.is_empty() {
         let client = Arc::new(Client::new(teacher)?);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -83,6 +105,7 @@ pub fn annotate_remote(
             prompts: &prompts,
             client,
             journal: &mut journal,
+            purse: purse.unwrap_or(&own),
             fresh,
             running: JoinSet::new(),
             waiting: Vec::new(),
@@ -93,6 +116,7 @@ pub fn annotate_remote(
             progress,
         };
         let outcome = runtime.block_on(run.all());
+        drop(run);
         // Totals are noted however it ended; what ended it is the news.
         let noted = journal.close(teacher);
         outcome?;
@@ -100,61 +124,23 @@ pub fn annotate_remote(
     } else {
         journal.close(teacher)?;
     }
-    let mut all = Vec::with_capacity(questions.len());
+    let mut all = Vec::with_capacity(questions.len() * teacher.samples);
     let mut text = String::new();
     for (q, prompt) in questions.iter().zip(&prompts) {
-        let found = journal.contents.find(teacher, &model, &q.id, cue, prompt)?;
-        let a = annotation(q, found.context("a question was left out")?);
-        text += &serde_json::to_string(&a)?;
-        text.push('\n');
-        all.push(a);
+        for sample in 0..teacher.samples {
+            let seed = teacher.sample_seed(sample);
+            let found = journal.contents.find(seed, &model, &q.id, cue, prompt)?;
+            let a = annotation(q, found.context("a question was left out")?, sample);
+            text += &serde_json::to_string(&a)?;
+            text.push('\n');
+            all.push(a);
+        }
     }
     write_whole(path, text.as_bytes())?;
     Ok(all)
 }
 
-/// What annotating `questions` under all of `cues` into the folder `dir` would ask
-/// and cost. Nothing is written and no server asked.
-pub fn estimate(
-    questions: &[Question],
-    cues: &[Cue],
-    teacher: &RemoteTeacher,
-    dir: &Path,
-) -> Result<Estimate> {
-    teacher.check()?;
-    distinct(questions)?;
-    let journal = Contents::look(dir)?;
-    let model = teacher.id();
-    let (mut requests, mut bytes) = (0, 0);
-    for cue in cues {
-        for q in questions {
-            let prompt = prompt::render(q, *cue);
-            if journal.find(teacher, &model, &q.id, *cue, &prompt)?.is_none() {
-                requests += 1;
-                bytes += prompt.len();
-            }
-        }
-    }
-    let measured = journal.bytes_per_token();
-    let bytes_per_token = measured.unwrap_or(4.0);
-    let tokens = Tokens {
-        prompt: (bytes as f64 / bytes_per_token).ceil() as u64,
-        completion: requests as u64 * u64::from(teacher.max_tokens),
-    };
-    Ok(Estimate {
-        requests,
-        answered: questions.len() * cues.len() - requests,
-        prompt_tokens: tokens.prompt,
-        bytes_per_token,
-        measured: measured.is_some(),
-        completion_tokens: tokens.completion,
-        cost: tokens.cost(teacher),
-        spent: journal.usage(teacher),
-        caps: caps(teacher),
-    })
-}
-
-fn distinct(questions: &[Question]) -> Result<()> {
+pub(super) fn distinct(questions: &[Question]) -> Result<()> {
     let mut seen = HashSet::new();
     for q in questions {
         ensure!(
@@ -168,7 +154,7 @@ fn distinct(questions: &[Question]) -> Result<()> {
 }
 
 /// Reads the answer anew, so that a better reader needs no new request.
-fn annotation(question: &Question, a: &Answered) -> Annotation {
+fn annotation(question: &Question, a: &Answered, sample: usize) -> Annotation {
     let answer = reader::read(question, &a.output);
     Annotation {
         id: a.id.clone(),
@@ -182,14 +168,16 @@ fn annotation(question: &Question, a: &Answered) -> Annotation {
         tokens: a.usage.map_or(a.output.len().div_ceil(4), |u| u.completion as usize),
         finished: a.finished,
         seed: a.seed,
+        sample,
         model: a.model.clone(),
     }
 }
 
-/// A prompt and how often it was tried before.
+/// A sample of a prompt and how often it was tried before.
 #[derive(Debug, Clone, Copy)]
 struct Job {
-    index: usize,
+    question: usize,
+    sample: usize,
     attempt: u32,
 }
 
@@ -201,13 +189,14 @@ struct Run<'a> {
     prompts: &'a [Arc<str>],
     client: Arc<Client>,
     journal: &'a mut Journal,
-    /// Prompts not tried yet.
-    fresh: VecDeque<usize>,
+    purse: &'a Purse,
+    /// What is not tried yet.
+    fresh: VecDeque<Job>,
     running: JoinSet<(Job, Result<Reply, Failure>)>,
     /// Prompts to try again, and when. They keep their place among the
     /// `max_concurrency`: a server in trouble gets no further prompts meanwhile.
     waiting: Vec<(Instant, Job)>,
-    /// What the requests in flight may cost.
+    /// What the requests in flight may cost; set aside in the purse.
     reserved: Tokens,
     /// The next request has to wait until one in flight turns out cheaper than it
     /// may have been.
@@ -236,10 +225,10 @@ impl Run<'_> {
         }
         if let Some(first) = self.failed.first() {
             return Err(anyhow!(
-                "{} of {} questions have no answer; the first is {first}. The other answers are \
+                "{} of {} answers are missing; the first is {first}. The other answers are \
                  kept: run again to ask only what is missing",
                 self.failed.len(),
-                self.questions.len()
+                self.questions.len() * self.teacher.samples
             ));
         }
         Ok(())
@@ -250,22 +239,24 @@ impl Run<'_> {
         self.blocked = false;
         while self.stop.is_none() {
             let Some(job) = self.next() else { return };
-            let prompt = &self.prompts[job.index];
+            let prompt = &self.prompts[job.question];
             let most = bound(self.teacher, prompt);
-            let mut held = self.journal.contents.spent();
-            held.add(self.reserved);
-            if let Some(reason) = forbids(self.teacher, held, most) {
-                if self.running.is_empty() {
-                    self.stop = Some(self.stopped(reason).into());
-                } else {
+            if let Err(refused) = self.purse.reserve(self.teacher, most) {
+                if !self.running.is_empty() {
                     self.waiting.push((Instant::now(), job));
                     self.blocked = true;
+                } else if refused.in_flight {
+                    // Another stage's, of which nothing is heard here.
+                    self.waiting.push((Instant::now() + LOOK_AGAIN, job));
+                } else {
+                    self.stop = Some(self.stopped(refused.reason).into());
                 }
                 return;
             }
             self.reserved.add(most);
             let (client, prompt) = (self.client.clone(), prompt.clone());
-            self.running.spawn(async move { (job, client.ask(&prompt).await) });
+            let seed = self.teacher.sample_seed(job.sample);
+            self.running.spawn(async move { (job, client.ask(&prompt, seed).await) });
         }
     }
 
@@ -278,14 +269,16 @@ impl Run<'_> {
         if self.running.len() + self.waiting.len() >= self.teacher.max_concurrency {
             return None;
         }
-        self.fresh.pop_front().map(|index| Job { index, attempt: 0 })
+        self.fresh.pop_front()
     }
 
     fn stopped(&self, reason: String) -> Stopped {
         let done = self.questions.iter().zip(self.prompts).filter(|(q, prompt)| {
-            let found =
-                self.journal.contents.find(self.teacher, self.model, &q.id, self.cue, prompt);
-            matches!(found, Ok(Some(_)))
+            (0..self.teacher.samples).all(|sample| {
+                let seed = self.teacher.sample_seed(sample);
+                let found = self.journal.contents.find(seed, self.model, &q.id, self.cue, prompt);
+                matches!(found, Ok(Some(_)))
+            })
         });
         Stopped { reason, answered: done.count(), questions: self.questions.len() }
     }
@@ -296,13 +289,19 @@ impl Run<'_> {
             Ok(done) => done,
             Err(e) => return self.halt(anyhow!("a request broke down: {e}")),
         };
-        let prompt = self.prompts[job.index].clone();
-        let id = self.questions[job.index].id.clone();
+        let prompt = self.prompts[job.question].clone();
+        let id = self.questions[job.question].id.clone();
         let most = bound(self.teacher, &prompt);
+        let cost = match &result {
+            Ok(reply) => reply.usage.unwrap_or(most),
+            Err(Failure::Again { lost: Charge::Perhaps(usage), .. }) => usage.unwrap_or(most),
+            Err(_) => Tokens::default(),
+        };
         self.reserved.take(most);
+        self.purse.settle(most, cost);
         match result {
             Ok(reply) => {
-                let asked = (id.as_str(), self.cue, &*prompt);
+                let asked = (id.as_str(), self.cue, &*prompt, self.teacher.sample_seed(job.sample));
                 let line = answered(self.teacher, self.model, asked, reply);
                 match self.journal.write(line) {
                     Ok(()) => (self.progress)(Event::Answered),
@@ -324,7 +323,7 @@ impl Run<'_> {
     }
 
     /// Plans the next attempt, unless this was the last.
-    fn again(&mut self, job: Job, id: String, reason: String, wish: Option<std::time::Duration>) {
+    fn again(&mut self, job: Job, id: String, reason: String, wish: Option<Duration>) {
         let attempt = job.attempt + 1;
         if attempt <= self.teacher.max_retries {
             let wait = wait(self.teacher, &format!("{id} {}", self.cue), attempt, wish);
@@ -350,5 +349,13 @@ impl Run<'_> {
     fn abandon(&mut self, why: anyhow::Error) {
         self.halt(why);
         self.running.abort_all();
+    }
+}
+
+impl Drop for Run<'_> {
+    /// What was in flight when the run broke off is not known to be spent, and must not
+    /// keep others waiting.
+    fn drop(&mut self) {
+        self.purse.settle(self.reserved, Tokens::default());
     }
 }

@@ -10,6 +10,9 @@ use sha2::{Digest, Sha256};
 
 use super::secret::Secret;
 
+/// Between the seeds of two samples of a prompt.
+const SEEDS_APART: u64 = 1000;
+
 /// Which of the two interfaces is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -52,6 +55,10 @@ pub struct RemoteTeacher {
     /// Texts that end an answer.
     #[serde(default)]
     pub stop: Vec<String>,
+    /// Answers to each prompt, each asked for by a request and a seed of its own:
+    /// not every server knows `n`, and one that cuts a reply loses one answer.
+    #[serde(default = "one_sample", skip_serializing_if = "is_one_sample")]
+    pub samples: usize,
     /// Requests in flight at a time.
     #[serde(default = "concurrency")]
     pub max_concurrency: usize,
@@ -94,6 +101,12 @@ pub struct RemoteTeacher {
 
 fn one() -> u64 {
     1
+}
+fn one_sample() -> usize {
+    1
+}
+fn is_one_sample(n: &usize) -> bool {
+    *n == 1
 }
 fn concurrency() -> usize {
     8
@@ -170,9 +183,18 @@ impl RemoteTeacher {
         ensure!((0.0..=10.0).contains(&t), "temperature: {t} is not between 0 and 10");
         ensure!(self.max_tokens > 0, "max_tokens: must be at least 1");
         ensure!(self.max_concurrency > 0, "max_concurrency: must be at least 1");
+        ensure!(self.samples > 0, "samples: must be at least 1");
         ensure!(
-            i64::try_from(self.seed).is_ok(),
-            "seed: servers take a signed number of 64 bits, {} is larger",
+            self.samples == 1 || t > 0.0,
+            "samples: all {} would be the same at temperature 0; set a higher one",
+            self.samples
+        );
+        let last = (self.samples as u64 - 1).checked_mul(SEEDS_APART);
+        let last = last.and_then(|n| n.checked_add(self.seed));
+        ensure!(
+            last.is_some_and(|seed| i64::try_from(seed).is_ok()),
+            "seed: servers take a signed number of 64 bits, {} (and {SEEDS_APART} more for each \
+             further sample) is larger",
             self.seed
         );
         ensure!(self.stop.iter().all(|s| !s.is_empty()), "stop: an empty text ends every answer");
@@ -212,6 +234,11 @@ impl RemoteTeacher {
             "max_cost: needs price_per_million_input and price_per_million_output"
         );
         Ok(())
+    }
+
+    /// The seed that a sample is asked for with. Neighbouring seeds are other runs'.
+    pub(super) fn sample_seed(&self, sample: usize) -> u64 {
+        self.seed + SEEDS_APART * sample as u64
     }
 
     /// Where requests go.

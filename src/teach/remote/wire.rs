@@ -6,12 +6,12 @@ use super::settings::{Endpoint, RemoteTeacher};
 use super::spend::Tokens;
 
 /// The body of a request.
-pub(super) fn request(teacher: &RemoteTeacher, prompt: &str) -> Value {
+pub(super) fn request(teacher: &RemoteTeacher, prompt: &str, seed: u64) -> Value {
     let mut body = json!({
         "model": teacher.model,
         "max_tokens": teacher.max_tokens,
         "temperature": teacher.temperature,
-        "seed": teacher.seed,
+        "seed": seed,
     });
     match teacher.endpoint {
         Endpoint::Chat => body["messages"] = json!([{"role": "user", "content": prompt}]),
@@ -130,14 +130,14 @@ mod tests {
     fn requests_of_both_endpoints() {
         let mut t = teacher("chat");
         assert_eq!(
-            request(&t, "p"),
+            request(&t, "p", 1),
             json!({"model": "m", "max_tokens": 5, "temperature": 0.0, "seed": 1,
                    "messages": [{"role": "user", "content": "p"}]})
         );
         t = teacher("completions");
         t.stop = vec!["\n".into()];
         assert_eq!(
-            request(&t, "p"),
+            request(&t, "p", 1),
             json!({"model": "m", "max_tokens": 5, "temperature": 0.0, "seed": 1,
                    "prompt": "p", "stop": ["\n"]})
         );
