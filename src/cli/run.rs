@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use cotalign::report;
 use cotalign::study::{
-    Artifact, Places, PocketModels, Spec, clock, estimate, lay_out, pretrain_all,
+    Artifact, Crew, Places, PocketModels, Ranks, Spec, clock, estimate, lay_out, pretrain_all,
 };
 use cotalign::task::Benchmark;
 
@@ -36,6 +36,10 @@ pub struct RunArgs {
     /// Stages at a time, one core each. Results do not depend on it.
     #[arg(long)]
     jobs: Option<usize>,
+    /// Processes that share the steps of each tuning stage, one a GPU (on the CPU, one a
+    /// core). Results depend on it in the last digits.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    ranks: usize,
     /// Where to compute. This version runs on the CPU.
     #[arg(long, default_value = "cpu")]
     device: String,
@@ -106,7 +110,9 @@ pub fn reproduce(args: RunArgs, places: Places) -> Result<()> {
         places.results = places.runs.join("smoke/results");
         places.figures = places.runs.join("smoke/figures");
     }
-    let outcome = report::reproduce(&plan, &places, args.jobs.unwrap_or_else(cores))?;
+    let ranks = Ranks::new(args.ranks)?;
+    let jobs = args.jobs.unwrap_or_else(|| (cores() / ranks.size).max(1));
+    let outcome = report::reproduce(&plan, &places, Crew { jobs, ranks: Some(ranks) })?;
     for file in outcome.files.iter().filter(|f| f.extension().is_some_and(|e| e == "md")) {
         println!("{}", std::fs::read_to_string(file).with_context(|| file.display().to_string())?);
     }
