@@ -1,6 +1,7 @@
 //! The commands, a file for each or for those that belong together.
 
 pub mod annotate;
+mod compute;
 pub mod data;
 pub mod model;
 pub mod probe;

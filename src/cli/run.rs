@@ -2,11 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, ensure};
+
+use super::compute::ComputeArgs;
 use clap::Args;
 use cotalign::report;
 use cotalign::study::{
-    Artifact, Places, PocketModels, Spec, clock, estimate, lay_out, pretrain_all,
+    Artifact, Places, Plan, PocketModels, Spec, clock, estimate, lay_out, pretrain_all,
 };
 use cotalign::task::Benchmark;
 
@@ -33,12 +35,11 @@ pub struct RunArgs {
     /// allenai/openbookqa/, … in the hub's.
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
-    /// Stages at a time, one core each. Results do not depend on it.
+    /// Stages at a time, one core each; on a GPU one. Results do not depend on it.
     #[arg(long)]
     jobs: Option<usize>,
-    /// Where to compute. This version runs on the CPU.
-    #[arg(long, default_value = "cpu")]
-    device: String,
+    #[command(flatten)]
+    compute: ComputeArgs,
     /// Where results/ and figures/ go, if not the project folder.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -64,11 +65,9 @@ pub struct PretrainArgs {
 
 impl RunArgs {
     fn spec(&self) -> Result<Spec> {
-        if self.device != "cpu" {
-            bail!("device {:?}: this version runs on the CPU; use --device cpu", self.device);
-        }
         let flags = Spec {
             scale: self.scale.clone(),
+            compute: self.compute.compute()?,
             seeds: self.seeds,
             only: self.only.clone(),
             tasks: self.tasks.clone(),
@@ -79,6 +78,18 @@ impl RunArgs {
             None => flags,
             Some(path) => flags.or(Spec::load(path)?),
         })
+    }
+
+    fn jobs(&self, plan: &Plan) -> Result<usize> {
+        let mut members = plan.teachers.iter().chain(&plan.students);
+        if members.all(|m| m.model.compute.is_cpu()) {
+            return Ok(self.jobs.unwrap_or_else(cores));
+        }
+        ensure!(
+            self.jobs.is_none_or(|n| n == 1),
+            "jobs: one stage at a time uses the GPU; leave --jobs out"
+        );
+        Ok(1)
     }
 
     fn places(&self, places: Places) -> Places {
@@ -106,7 +117,7 @@ pub fn reproduce(args: RunArgs, places: Places) -> Result<()> {
         places.results = places.runs.join("smoke/results");
         places.figures = places.runs.join("smoke/figures");
     }
-    let outcome = report::reproduce(&plan, &places, args.jobs.unwrap_or_else(cores))?;
+    let outcome = report::reproduce(&plan, &places, args.jobs(&plan)?)?;
     for file in outcome.files.iter().filter(|f| f.extension().is_some_and(|e| e == "md")) {
         println!("{}", std::fs::read_to_string(file).with_context(|| file.display().to_string())?);
     }

@@ -5,6 +5,7 @@ mod block;
 mod cache;
 mod chat;
 mod checkpoint;
+mod compute;
 mod config;
 mod generate;
 pub mod hub;
@@ -27,6 +28,7 @@ pub use chat::{ChatTemplates, Conversation};
 pub use checkpoint::{
     Precision, export, load_at, load_base, load_model, load_nf4, model_hash, save_base,
 };
+pub use compute::Compute;
 pub use config::{Config, Quantization, RopeScaling};
 pub use generate::{Generation, Sampling, Stops, generate, stream_key};
 pub use hub::{locate, locate_config};

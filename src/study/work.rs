@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use anyhow::{Context, Result, ensure};
 use serde::Serialize;
@@ -12,7 +13,7 @@ use super::spec::{Member, Plan};
 use super::stage::{AnnotatePlan, InstructPlan, ModelRef, ProbePlan, RefinePlan, Tick};
 use super::store::{RunId, Store};
 use crate::model::{
-    ChatTemplates, LoraConfig, Sampling, Tokenizer, Transformer, load_adapter, load_base, load_nf4,
+    ChatTemplates, LoraConfig, Placement, Sampling, Tokenizer, Transformer, load_adapter, load_at,
     locate, save_adapter,
 };
 use crate::probe::{by_generation, by_language_model};
@@ -29,16 +30,37 @@ pub struct Workshop<'a> {
     pub members: Vec<Member>,
     /// What those may spend.
     pub(super) purses: Purses,
+    /// The GPU, once a stage has asked for it: all stages share one.
+    gpu: OnceLock<Placement>,
 }
 
 impl<'a> Workshop<'a> {
     pub fn new(store: &'a Store, models: &'a Path, plan: &Plan) -> Workshop<'a> {
         let members = plan.teachers.iter().chain(&plan.students).cloned().collect();
-        Workshop { store, models, members, purses: Purses::default() }
+        Workshop { store, models, members, purses: Purses::default(), gpu: OnceLock::new() }
+    }
+
+    /// Where a model goes.
+    fn place(&self, model: &ModelRef) -> Result<Placement> {
+        if model.compute.is_cpu() {
+            return Ok(Placement::CPU);
+        }
+        if let Some(place) = self.gpu.get() {
+            return Ok(place.clone());
+        }
+        let place = model.compute.open()?;
+        Ok(self.gpu.get_or_init(|| place).clone())
     }
 
     fn base(&self, model: &ModelRef) -> Result<(Transformer, Tokenizer)> {
-        load_base(&locate(&model.name, self.models)?)
+        load_at(&locate(&model.name, self.models)?, false, &self.place(model)?)
+    }
+
+    /// A base to be tuned. On a GPU it goes into NF4 tensor by tensor: the whole model
+    /// in bf16 is never there.
+    fn student(&self, model: &ModelRef) -> Result<(Transformer, Tokenizer)> {
+        let place = self.place(model)?;
+        load_at(&locate(&model.name, self.models)?, place.is_gpu(), &place)
     }
 
     /// The chat templates of a model that is asked through them.
@@ -59,7 +81,8 @@ impl<'a> Workshop<'a> {
         lora: &LoraConfig,
         run: &RunId,
     ) -> Result<(Transformer, Tokenizer)> {
-        let (mut base, tokenizer) = load_nf4(&locate(&model.name, self.models)?)?;
+        let place = self.place(model)?;
+        let (mut base, tokenizer) = load_at(&locate(&model.name, self.models)?, true, &place)?;
         load_adapter(&mut base, lora, &self.store.path(run))?;
         Ok((base, tokenizer))
     }
@@ -97,7 +120,7 @@ pub(super) fn run_annotate(
         None => {
             let (model, tokenizer) = shop.base(&p.model)?;
             let templates = shop.templates(&p.model, p.chat)?;
-            let name = &p.model.sha256;
+            let name = &p.model.speaker();
             let chat = templates.as_ref();
             let speaker = Speaker { model: &model, tokenizer: &tokenizer, name, chat };
             let path = dir.join("annotations.jsonl");
@@ -113,7 +136,7 @@ pub(super) fn run_instruct(
     dir: &Path,
     tick: Tick,
 ) -> Result<()> {
-    let (mut model, tokenizer) = shop.base(&p.student)?;
+    let (mut model, tokenizer) = shop.student(&p.student)?;
     let read = |questions: &QuestionsRef, sources: &[RunId], limit: usize| -> Result<_> {
         let questions = questions.load()?;
         let mut records = Vec::new();
@@ -224,9 +247,10 @@ pub(super) fn run_probe(p: &ProbePlan, shop: &Workshop, dir: &Path, tick: Tick) 
         tick(n, total)
     };
     let path = dir.join("annotations.jsonl");
-    let name = p.adapter.as_ref().map_or(p.model.sha256.as_str(), |(_, run)| run.as_str());
+    let name = p.adapter.as_ref().map_or_else(|| p.model.speaker(), |(_, run)| run.to_string());
     let templates = shop.templates(&p.model, p.chat)?;
-    let speaker = Speaker { model: &model, tokenizer: &tokenizer, name, chat: templates.as_ref() };
+    let speaker =
+        Speaker { model: &model, tokenizer: &tokenizer, name: &name, chat: templates.as_ref() };
     let all = annotate(&speaker, &questions, p.cue, &p.sampling, &path, &mut done)?;
     write_json(dir.join("probe.json"), &by_generation(&questions, &all))?;
     if score_options {
