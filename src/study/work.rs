@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 
 use super::questions::QuestionsRef;
+#[cfg(feature = "remote")]
 use super::served::Purses;
 use super::spec::{Member, Plan};
 use super::stage::{AnnotatePlan, InstructPlan, ModelRef, ProbePlan, RefinePlan, Tick};
@@ -28,13 +29,20 @@ pub struct Workshop<'a> {
     /// Members of the plan; some may answer behind a server.
     pub members: Vec<Member>,
     /// What those may spend.
+    #[cfg(feature = "remote")]
     pub(super) purses: Purses,
 }
 
 impl<'a> Workshop<'a> {
     pub fn new(store: &'a Store, models: &'a Path, plan: &Plan) -> Workshop<'a> {
         let members = plan.teachers.iter().chain(&plan.students).cloned().collect();
-        Workshop { store, models, members, purses: Purses::default() }
+        Workshop {
+            store,
+            models,
+            members,
+            #[cfg(feature = "remote")]
+            purses: Purses::default(),
+        }
     }
 
     fn base(&self, model: &ModelRef) -> Result<(Transformer, Tokenizer)> {
