@@ -56,6 +56,9 @@ enum Command {
     Memory(cli::model::MemoryArgs),
     /// Download a model or files of a dataset from the hub, and print their hashes.
     Fetch(cli::model::FetchArgs),
+    /// A further rank of `reproduce --ranks`.
+    #[command(hide = true)]
+    Worker,
 }
 
 fn main() -> ExitCode {
@@ -94,5 +97,6 @@ fn run(cli: Cli) -> Result<()> {
         Command::Data(command) => cli::data::run(command),
         Command::Memory(args) => cli::model::memory(args, &places),
         Command::Fetch(args) => cli::model::fetch(args),
+        Command::Worker => cotalign::study::work_as_rank(),
     }
 }
