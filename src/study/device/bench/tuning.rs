@@ -203,4 +203,9 @@ impl Session<'_> {
 /// Steps between events: the first of them makes the optimizer's state.
 const PROFILED: usize = 3;
 
-const NOTES: &str = "split: means of 3 steps with an event before and after each kernel and     product; other is what no class holds: candle's own element-wise kernels, copies, launches     and waiting. model_flops: forward 2N a token, 2N for the gradient of the activations     (frozen weights have none of their own), 2N for the forward pass again (gradient     checkpointing), causal attention and the head on labelled tokens on top;     mfu_without_recompute leaves the pass again out";
+const NOTES: &str = "split: means of 3 steps with an event before and after each kernel and \
+    product; other is what no class holds: candle's own element-wise kernels, copies, launches \
+    and waiting. model_flops: 2N a token forward, 2N for the gradient of the activations \
+    (frozen weights have none of their own), 2N for the forward pass again (gradient \
+    checkpointing), causal attention and the head on labelled tokens on top; \
+    mfu_without_recompute leaves the pass again out";
