@@ -54,11 +54,14 @@ impl Compute {
     /// torchrun sets it), else the first. Tensors of one model and its data must come
     /// from one call.
     pub fn open(self) -> Result<Placement> {
-        match self {
-            Compute::Cpu => Ok(Placement::CPU),
-            Compute::CudaBf16 => cuda(DType::BF16),
-            Compute::CudaF32 => cuda(DType::F32),
-        }
+        let dtype = match self {
+            Compute::Cpu => return Ok(Placement::CPU),
+            Compute::CudaBf16 => DType::BF16,
+            Compute::CudaF32 => DType::F32,
+        };
+        // Where kernels are emulated, the CPU is the GPU.
+        let emulated = Placement { dtype, ..Placement::CPU };
+        if emulated.is_gpu() { Ok(emulated) } else { cuda(dtype) }
     }
 }
 

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 
 use super::questions::QuestionsRef;
+#[cfg(feature = "remote")]
 use super::served::Purses;
 use super::spec::{Member, Plan};
 use super::stage::{AnnotatePlan, InstructPlan, ModelRef, ProbePlan, RefinePlan, Tick};
@@ -29,6 +30,7 @@ pub struct Workshop<'a> {
     /// Members of the plan; some may answer behind a server.
     pub members: Vec<Member>,
     /// What those may spend.
+    #[cfg(feature = "remote")]
     pub(super) purses: Purses,
     /// The GPU, once a stage has asked for it: all stages share one.
     gpu: OnceLock<Placement>,
@@ -37,7 +39,14 @@ pub struct Workshop<'a> {
 impl<'a> Workshop<'a> {
     pub fn new(store: &'a Store, models: &'a Path, plan: &Plan) -> Workshop<'a> {
         let members = plan.teachers.iter().chain(&plan.students).cloned().collect();
-        Workshop { store, models, members, purses: Purses::default(), gpu: OnceLock::new() }
+        Workshop {
+            store,
+            models,
+            members,
+            #[cfg(feature = "remote")]
+            purses: Purses::default(),
+            gpu: OnceLock::new(),
+        }
     }
 
     /// Where a model goes.

@@ -16,12 +16,12 @@ include!(concat!(env!("OUT_DIR"), "/ptx.rs"));
 
 /// The GPU with this number, set up for training.
 ///
-/// - One stream and one thread use it, so candle's events for every allocation are
-///   turned off.
+/// - Everything runs on one stream of its own, so candle's events for every allocation
+///   are turned off.
 /// - Freed memory stays in the pool instead of going back to the driver whenever the
 ///   host waits.
 pub fn open(ordinal: usize) -> Result<Device> {
-    let device = Device::new_cuda(ordinal)?;
+    let device = Device::new_cuda_with_stream(ordinal)?;
     let cuda = device.as_cuda_device()?;
     // SAFETY: all tensors are made, used and freed on one thread and its stream.
     unsafe { cuda.disable_event_tracking() };
