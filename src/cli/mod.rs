@@ -3,6 +3,7 @@
 pub mod annotate;
 mod compute;
 pub mod data;
+pub mod device;
 pub mod model;
 pub mod probe;
 pub mod run;

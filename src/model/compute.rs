@@ -2,8 +2,8 @@
 
 use std::str::FromStr;
 
-use anyhow::{Result, bail};
-use candle_core::DType;
+use anyhow::{Context, Result, bail};
+use candle_core::{DType, Device};
 use serde::{Deserialize, Serialize};
 
 use super::weight::Placement;
@@ -77,19 +77,22 @@ impl FromStr for Compute {
     }
 }
 
-#[cfg(feature = "cuda")]
 fn cuda(dtype: DType) -> Result<Placement> {
-    use anyhow::Context;
     let rank = std::env::var("LOCAL_RANK").unwrap_or_else(|_| "0".into());
     let ordinal = rank.parse().with_context(|| format!("LOCAL_RANK {rank:?} is not a number"))?;
-    let device = super::ops::gpu::open(ordinal).with_context(|| {
-        format!("GPU {ordinal} cannot be used; nvidia-smi lists those there are")
-    })?;
-    Ok(Placement { device, dtype })
+    Ok(Placement { device: open_gpu(ordinal)?, dtype })
 }
 
+/// The GPU with this number, set up for training.
+#[cfg(feature = "cuda")]
+pub fn open_gpu(ordinal: usize) -> Result<Device> {
+    super::ops::gpu::open(ordinal)
+        .with_context(|| format!("GPU {ordinal} cannot be used; nvidia-smi lists those there are"))
+}
+
+/// The GPU with this number: an error, in a program without them.
 #[cfg(not(feature = "cuda"))]
-fn cuda(_: DType) -> Result<Placement> {
+pub fn open_gpu(_: usize) -> Result<Device> {
     bail!("this program was built without CUDA; `make cuda` builds one that has it")
 }
 

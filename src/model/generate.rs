@@ -119,6 +119,8 @@ struct Run<'a> {
     prompts: &'a [Vec<u32>],
     keys: &'a [String],
     sampling: &'a Sampling,
+    /// New tokens of each prompt's answers at most; none: the sampling's for all.
+    limits: Option<&'a [usize]>,
     stops: Stops<'a>,
     positions: usize,
     /// Prompt by prompt, sample by sample.
@@ -141,6 +143,33 @@ pub fn generate<'a>(
     stops: impl Into<Stops<'a>>,
     done: &'a mut dyn FnMut(),
 ) -> Result<Vec<Generation>> {
+    run(model, prompts, keys, None, sampling, stops.into(), done)
+}
+
+/// [`generate`] with a limit of new tokens for each prompt, at most
+/// `sampling.max_new_tokens`.
+pub fn generate_limited<'a>(
+    model: &Transformer,
+    prompts: &'a [Vec<u32>],
+    keys: &'a [String],
+    limits: &'a [usize],
+    sampling: &'a Sampling,
+    stops: impl Into<Stops<'a>>,
+    done: &'a mut dyn FnMut(),
+) -> Result<Vec<Generation>> {
+    ensure!(limits.len() == prompts.len(), "{} limits, {} prompts", limits.len(), prompts.len());
+    run(model, prompts, keys, Some(limits), sampling, stops.into(), done)
+}
+
+fn run<'a>(
+    model: &Transformer,
+    prompts: &'a [Vec<u32>],
+    keys: &'a [String],
+    limits: Option<&'a [usize]>,
+    sampling: &'a Sampling,
+    stops: Stops<'a>,
+    done: &'a mut dyn FnMut(),
+) -> Result<Vec<Generation>> {
     ensure!(prompts.len() == keys.len(), "{} prompts, {} keys", prompts.len(), keys.len());
     sampling.check()?;
     let positions = model.config.max_position_embeddings;
@@ -154,13 +183,12 @@ pub fn generate<'a>(
     }
     let samples = sampling.samples;
     let results = (0..prompts.len() * samples).map(|_| None).collect();
-    let stops = stops.into();
-    let mut run = Run { prompts, keys, sampling, stops, positions, results, done };
+    let mut run = Run { prompts, keys, sampling, limits, stops, positions, results, done };
     let slots = sampling.batch.min(prompts.len() * samples);
     // Behind the slots: the shared prefix, and a prompt whose samples wait.
     let (prefix, park) = (slots, slots + 1);
-    let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
-    let capacity = (longest + sampling.max_new_tokens).min(positions);
+    let longest = (0..prompts.len()).map(|i| prompts[i].len() + run.limit(i)).max().unwrap_or(0);
+    let capacity = longest.min(positions);
     let mut cache = Cache::new(model, slots + 2, capacity)?;
     let shared = shared_prefix(prompts);
     if shared > 0 {
@@ -238,6 +266,12 @@ pub fn generate<'a>(
 }
 
 impl Run<'_> {
+    /// New tokens of an answer to this prompt, at most.
+    fn limit(&self, prompt: usize) -> usize {
+        let most = self.sampling.max_new_tokens;
+        self.limits.map_or(most, |l| l[prompt].min(most))
+    }
+
     fn begin(&self, prompt: usize, sample: usize, feed: Vec<u32>) -> Active {
         let rng = rng::stream(self.sampling.seed, &stream_key(&self.keys[prompt], sample));
         Active { prompt, sample, tokens: Vec::new(), rng, feed }
@@ -266,7 +300,7 @@ impl Run<'_> {
             ends = self.stops.ended(&a.tokens, &self.sampling.stop)?;
         }
         let length = self.prompts[a.prompt].len() + a.tokens.len();
-        let full = a.tokens.len() >= self.sampling.max_new_tokens || length >= self.positions;
+        let full = a.tokens.len() >= self.limit(a.prompt) || length >= self.positions;
         if ends || full {
             let at = a.prompt * self.sampling.samples + a.sample;
             self.results[at] = Some(Generation { tokens: a.tokens, finished: ends });
@@ -296,7 +330,7 @@ pub fn shared_prefix(prompts: &[Vec<u32>]) -> usize {
 }
 
 /// One token for each row of logits `[M, V]`, each drawn with its own stream.
-fn draw_rows<'a>(
+pub(crate) fn draw_rows<'a>(
     logits: &Tensor,
     temperature: f64,
     streams: impl Iterator<Item = &'a mut ChaCha8Rng>,

@@ -13,6 +13,7 @@ mod lora;
 mod moe;
 pub mod nf4;
 pub mod ops;
+mod random;
 mod recompute;
 pub mod rng;
 mod rope;
@@ -28,9 +29,10 @@ pub use chat::{ChatTemplates, Conversation};
 pub use checkpoint::{
     Precision, export, load_at, load_base, load_model, load_nf4, model_hash, save_base,
 };
-pub use compute::Compute;
+pub use compute::{Compute, open_gpu};
 pub use config::{Config, Quantization, RopeScaling};
-pub use generate::{Generation, Sampling, Stops, generate, stream_key};
+pub(crate) use generate::draw_rows;
+pub use generate::{Generation, Sampling, Stops, generate, generate_limited, stream_key};
 pub use hub::{locate, locate_config};
 pub use lora::{Linear, LoraConfig, Pass, Targets};
 pub use tokenizer::Tokenizer;

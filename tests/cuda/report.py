@@ -23,7 +23,7 @@ SMI = {
     "clock_memory_max": "clocks.max.mem", "power": "power.draw", "power_limit": "power.limit",
     "temperature": "temperature.gpu", "state": "pstate",
 }  # fmt: skip
-SPLIT = ["matmul", "dequantise", "attention", "optimizer", "other", "idle"]
+SPLIT = ["matmul", "dequantise", "attention", "optimizer", "elementwise", "other"]
 COMMANDS = "make cuda && make test-cuda && make bench-cuda"
 
 NOT_RUN = f"""# On a GPU, beside the Python stack
@@ -399,6 +399,8 @@ def report(lines: list[dict], given: str | None = None) -> str:
         f"**{counts[0]} aims met, {counts[1]} missed, {counts[2]} not measured.**",
         table(HEAD, judged),
         "## Where a step's time goes",
+        "Each class from events before and after its kernels; elementwise is norms, activations, dropout and losses; "
+        "other is what no class holds: candle's own element-wise kernels, copies, launches and waiting.",
         split_table(found),
         "## The run",
         about(found, given),

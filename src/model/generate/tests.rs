@@ -86,6 +86,21 @@ fn a_prompt_is_computed_once_for_all_its_samples() {
     }
 }
 
+/// A limit cuts what would have been said anyway, and takes nothing from the others.
+#[test]
+fn limits_of_their_own_cut_answers() {
+    let (model, (prompts, keys)) = (model(), prompts());
+    let s = sampling(2, 3);
+    let all = generate(&model, &prompts, &keys, &s, &[][..], &mut || ()).unwrap();
+    let limits = [1, 4, 9, 2];
+    let cut = generate_limited(&model, &prompts, &keys, &limits, &s, &[][..], &mut || ());
+    for (i, (whole, cut)) in all.iter().zip(&cut.unwrap()).enumerate() {
+        assert_eq!(cut.tokens, whole.tokens[..limits[i / 2].min(5)], "sample {i}");
+    }
+    let error = generate_limited(&model, &prompts, &keys, &limits[..3], &s, &[][..], &mut || ());
+    assert!(error.unwrap_err().to_string().contains("3 limits, 4 prompts"));
+}
+
 #[test]
 fn samples_that_would_all_be_the_same_are_refused() {
     let (model, (prompts, keys)) = (model(), prompts());
