@@ -59,6 +59,9 @@ enum Command {
     Device(cli::device::DeviceCommand),
     /// Download a model or files of a dataset from the hub, and print their hashes.
     Fetch(cli::model::FetchArgs),
+    /// A further rank of `reproduce --ranks`.
+    #[command(hide = true)]
+    Worker,
 }
 
 fn main() -> ExitCode {
@@ -98,6 +101,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Memory(args) => cli::model::memory(args, &places),
         Command::Device(command) => return cli::device::run(command),
         Command::Fetch(args) => cli::model::fetch(args),
+        Command::Worker => cotalign::study::work_as_rank(),
     }?;
     Ok(ExitCode::SUCCESS)
 }

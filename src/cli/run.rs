@@ -8,7 +8,7 @@ use super::compute::ComputeArgs;
 use clap::Args;
 use cotalign::report;
 use cotalign::study::{
-    Artifact, Places, Plan, PocketModels, Spec, clock, estimate, lay_out, pretrain_all,
+    Artifact, Crew, Places, Plan, PocketModels, Ranks, Spec, clock, estimate, lay_out, pretrain_all,
 };
 use cotalign::task::Benchmark;
 
@@ -40,6 +40,10 @@ pub struct RunArgs {
     jobs: Option<usize>,
     #[command(flatten)]
     compute: ComputeArgs,
+    /// Processes that share the steps of each tuning stage, one a GPU (on the CPU, one a
+    /// core). Results depend on it in the last digits.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    ranks: usize,
     /// Where results/ and figures/ go, if not the project folder.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -80,10 +84,10 @@ impl RunArgs {
         })
     }
 
-    fn jobs(&self, plan: &Plan) -> Result<usize> {
+    fn jobs(&self, plan: &Plan, ranks: usize) -> Result<usize> {
         let mut members = plan.teachers.iter().chain(&plan.students);
         if members.all(|m| m.model.compute.is_cpu()) {
-            return Ok(self.jobs.unwrap_or_else(cores));
+            return Ok(self.jobs.unwrap_or_else(|| (cores() / ranks).max(1)));
         }
         ensure!(
             self.jobs.is_none_or(|n| n == 1),
@@ -117,7 +121,9 @@ pub fn reproduce(args: RunArgs, places: Places) -> Result<()> {
         places.results = places.runs.join("smoke/results");
         places.figures = places.runs.join("smoke/figures");
     }
-    let outcome = report::reproduce(&plan, &places, args.jobs(&plan)?)?;
+    let ranks = Ranks::new(args.ranks)?;
+    let jobs = args.jobs(&plan, ranks.size)?;
+    let outcome = report::reproduce(&plan, &places, Crew { jobs, ranks: Some(ranks) })?;
     for file in outcome.files.iter().filter(|f| f.extension().is_some_and(|e| e == "md")) {
         println!("{}", std::fs::read_to_string(file).with_context(|| file.display().to_string())?);
     }

@@ -12,8 +12,8 @@ use super::layouts::{heading, layout};
 use super::standing::standing_claims;
 use super::table;
 use crate::study::{
-    Artifact, Cell, Places, Plan, RunCost, RunId, Store, Tally, Workshop, lay_out, peak_memory,
-    rows, run_all, write_whole,
+    Artifact, Cell, Crew, Places, Plan, RunCost, RunId, Store, Tally, Workshop, lay_out,
+    peak_memory, rows, run_all, write_whole,
 };
 
 /// Raised when tables or figures are drawn differently from the same rows.
@@ -33,11 +33,15 @@ pub struct Outcome {
 
 /// Runs what is missing and writes every table and figure of the plan. A run
 /// that is killed goes on where it was, and ends with the same bytes.
-pub fn reproduce(plan: &Plan, places: &Places, jobs: usize) -> Result<Outcome> {
+///
+/// `crew`: the stages at a time, or how else the work is spread.
+pub fn reproduce(plan: &Plan, places: &Places, crew: impl Into<Crew>) -> Result<Outcome> {
+    let Crew { jobs, ranks } = crew.into();
     let started = Instant::now();
     let store = Store::open(&places.runs)?;
     let grid = lay_out(plan)?;
-    let shop = Workshop::new(&store, &places.models, plan);
+    let mut shop = Workshop::new(&store, &places.models, plan);
+    shop.ranks = ranks;
     let tally = run_all(&grid.stages, &grid.order, &shop, jobs)?;
     let mut files = Vec::new();
     let _lock = store.lock("publish")?;

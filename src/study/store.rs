@@ -60,6 +60,10 @@ impl Store {
         Ok(Store { root: root.to_path_buf() })
     }
 
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// Where a finished run is.
     pub fn path(&self, id: &RunId) -> PathBuf {
         self.root.join(id.as_str())

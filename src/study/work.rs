@@ -8,10 +8,11 @@ use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 
 use super::questions::QuestionsRef;
+use super::ranks::{Ranks, together};
 #[cfg(feature = "remote")]
 use super::served::Purses;
 use super::spec::{Member, Plan};
-use super::stage::{AnnotatePlan, InstructPlan, ModelRef, ProbePlan, RefinePlan, Tick};
+use super::stage::{AnnotatePlan, InstructPlan, ModelRef, ProbePlan, RefinePlan, Stage, Tick};
 use super::store::{RunId, Store};
 use crate::model::{
     ChatTemplates, LoraConfig, Placement, Sampling, Tokenizer, Transformer, load_adapter, load_at,
@@ -19,8 +20,9 @@ use crate::model::{
 };
 use crate::probe::{by_generation, by_language_model};
 use crate::task::Cue;
-use crate::teach::{Speaker, annotate, demonstrations, read_annotations};
-use crate::tune::{examples, instruct_choosing, pairs, refine};
+use crate::teach::{Demonstration, Speaker, annotate, demonstrations, read_annotations};
+use crate::tune::loss::Example;
+use crate::tune::{examples, instruct_in, pairs, refine_in};
 
 /// Where models lie and how a stage tells how far it is.
 pub struct Workshop<'a> {
@@ -34,6 +36,8 @@ pub struct Workshop<'a> {
     pub(super) purses: Purses,
     /// The GPU, once a stage has asked for it: all stages share one.
     gpu: OnceLock<Placement>,
+    /// Processes that tune together; none: only this one.
+    pub ranks: Option<Ranks>,
 }
 
 impl<'a> Workshop<'a> {
@@ -46,6 +50,7 @@ impl<'a> Workshop<'a> {
             #[cfg(feature = "remote")]
             purses: Purses::default(),
             gpu: OnceLock::new(),
+            ranks: None,
         }
     }
 
@@ -139,18 +144,19 @@ pub(super) fn run_annotate(
     write_json(dir.join("probe.json"), &by_generation(&questions, &all))
 }
 
-pub(super) fn run_instruct(
-    p: &InstructPlan,
-    shop: &Workshop,
-    dir: &Path,
-    tick: Tick,
-) -> Result<()> {
-    let (mut model, tokenizer) = shop.student(&p.student)?;
+/// What a student is to learn.
+pub(super) struct Lessons {
+    records: Vec<Demonstration>,
+    pub examples: Vec<Example>,
+    pub held_out: Vec<Example>,
+}
+
+pub(super) fn lessons(p: &InstructPlan, store: &Store, tokenizer: &Tokenizer) -> Result<Lessons> {
     let read = |questions: &QuestionsRef, sources: &[RunId], limit: usize| -> Result<_> {
         let questions = questions.load()?;
         let mut records = Vec::new();
         for source in sources {
-            let path = shop.store.path(source).join("annotations.jsonl");
+            let path = store.path(source).join("annotations.jsonl");
             let mut some = demonstrations(p.set, &questions, &read_annotations(&path)?)?;
             some.truncate(limit);
             records.extend(some);
@@ -158,8 +164,26 @@ pub(super) fn run_instruct(
         Ok(records)
     };
     let records = read(&p.questions, &p.sources, p.limit)?;
+    let held_out = match &p.held_out {
+        None => Vec::new(),
+        Some(h) => read(&h.questions, &h.sources, usize::MAX)?,
+    };
+    Ok(Lessons {
+        examples: examples(tokenizer, p.set, &records)?,
+        held_out: examples(tokenizer, p.set, &held_out)?,
+        records,
+    })
+}
+
+pub(super) fn run_instruct(
+    p: &InstructPlan,
+    shop: &Workshop,
+    dir: &Path,
+    tick: Tick,
+) -> Result<()> {
+    let (mut model, tokenizer) = shop.student(&p.student)?;
+    let Lessons { records, examples, held_out } = lessons(p, shop.store, &tokenizer)?;
     write_lines(dir.join("demonstrations.jsonl"), &records)?;
-    let examples = examples(&tokenizer, p.set, &records)?;
     let log = if examples.is_empty() {
         // A teacher that got nothing right delivers no right answers: the student
         // keeps its adapter as it was drawn, which changes nothing.
@@ -167,24 +191,15 @@ pub(super) fn run_instruct(
         model.add_lora(&p.settings.lora, p.seed)?;
         Vec::new()
     } else {
-        let held_out = match &p.held_out {
-            None => Vec::new(),
-            Some(h) => {
-                self::examples(&tokenizer, p.set, &read(&h.questions, &h.sources, usize::MAX)?)?
-            }
-        };
         let mut each_step = |step, total| {
             tick(step, total);
             Ok(())
         };
-        let report = instruct_choosing(
-            &mut model,
-            examples,
-            &held_out,
-            &p.settings,
-            p.seed,
-            &mut each_step,
-        )?;
+        let (stage, place) = (Stage::Instruct(p.clone()), model.placement());
+        let report = together(shop, &stage, dir, &place, |world| {
+            let settings = &p.settings;
+            instruct_in(world, &mut model, examples, &held_out, settings, p.seed, &mut each_step)
+        })?;
         if p.held_out.is_some() {
             write_json(dir.join("evaluation.json"), &report.choice)?;
         }
@@ -218,9 +233,12 @@ pub(super) fn run_refine(p: &RefinePlan, shop: &Workshop, dir: &Path, tick: Tick
     }
     let pairs = pairs(p.settings.pairs, &own[0], &own[1]);
     write_lines(dir.join("pairs.jsonl"), &pairs)?;
-    let report = refine(&model, &tokenizer, &pairs, &p.settings, p.seed, &mut |step, _| {
+    let mut each_step = |step, _| {
         tick(n + step, total);
         Ok(())
+    };
+    let report = together(shop, &Stage::Refine(p.clone()), dir, &model.placement(), |world| {
+        refine_in(world, &model, &tokenizer, &pairs, &p.settings, p.seed, &mut each_step)
     })?;
     write_lines(dir.join("log.jsonl"), &report.log)?;
     write_json(dir.join("refine.json"), &report)?;

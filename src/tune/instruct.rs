@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use super::loss::{Example, sft, token_log_probs};
 use super::optimizer::OptimizerPlan;
-use super::trainer::{Later, LogLine, Metrics, Objective, TrainerPlan, train};
+use super::parallel::World;
+use super::trainer::{Later, LogLine, Metrics, Objective, TrainerPlan, train_in};
 use crate::model::{LoraConfig, Pass, Tokenizer, Transformer, rng};
 use crate::teach::{Demonstration, DemonstrationSet};
 
@@ -144,6 +145,12 @@ impl Objective for Instruct {
         let metrics = Metrics::from([("num_tokens".to_string(), (lp.example.len() as f64, 1.0))]);
         Ok((sft(&lp, batch.step_tokens)?, Box::new(|| Ok(metrics))))
     }
+
+    fn split(&self, batch: InstructBatch, parts: usize) -> Result<Vec<InstructBatch>> {
+        let InstructBatch { items, step_tokens } = batch;
+        let parts = items.chunks(items.len().div_ceil(parts).max(1));
+        Ok(parts.map(|items| InstructBatch { items: items.to_vec(), step_tokens }).collect())
+    }
 }
 
 /// What an instruction tuning did.
@@ -186,6 +193,21 @@ pub fn instruct_choosing(
     seed: u64,
     each_step: &mut dyn FnMut(usize, usize) -> Result<()>,
 ) -> Result<InstructReport> {
+    let alone = &mut World::alone();
+    instruct_in(alone, model, examples, held_out, settings, seed, each_step)
+}
+
+/// The same on every rank of `world`, as in [`train_in`]. Each looks at all of `held_out`
+/// itself and keeps the weights of the same step.
+pub fn instruct_in(
+    world: &mut World,
+    model: &mut Transformer,
+    examples: Vec<Example>,
+    held_out: &[Example],
+    settings: &InstructSettings,
+    seed: u64,
+    each_step: &mut dyn FnMut(usize, usize) -> Result<()>,
+) -> Result<InstructReport> {
     model.quantise()?;
     model.add_lora(&settings.lora, seed)?;
     model.set_gradient_checkpointing(settings.gradient_checkpointing);
@@ -216,7 +238,7 @@ pub fn instruct_choosing(
     let nowhere = std::path::Path::new("");
     let mut looks: Vec<(usize, f64)> = Vec::new();
     let mut best: Option<(usize, f64, Vec<Tensor>)> = None;
-    let mut log = train(model, &mut objective, &plan, nowhere, &mut |step, _| {
+    let mut log = train_in(world, model, &mut objective, &plan, nowhere, &mut |step, _| {
         if look.is_some_and(|every| step % every == 0 || step == total) {
             let loss = mean_loss(model, held_out)?;
             looks.push((step, loss));

@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 use super::instruct::{Epochs, example};
 use super::loss::{Example, LossType, dpo, ipo, sequence_log_probs, token_log_probs};
 use super::optimizer::OptimizerPlan;
-use super::trainer::{Later, LogLine, Metrics, Objective, TrainerPlan, train};
+use super::parallel::World;
+use super::trainer::{Later, LogLine, Metrics, Objective, TrainerPlan, train_in};
 use crate::model::{Pass, Tokenizer, Transformer};
 use crate::teach::Annotation;
 
@@ -262,6 +263,12 @@ impl Objective for Refine {
     ) -> Result<(Tensor, Later)> {
         self.evaluate(model, &batch.items, batch.step_pairs, pass)
     }
+
+    fn split(&self, batch: RefineBatch, parts: usize) -> Result<Vec<RefineBatch>> {
+        let RefineBatch { items, step_pairs } = batch;
+        let parts = items.chunks(items.len().div_ceil(parts).max(1));
+        Ok(parts.map(|items| RefineBatch { items: items.to_vec(), step_pairs }).collect())
+    }
 }
 
 /// What a refinement did.
@@ -279,6 +286,20 @@ pub struct RefineReport {
 /// Trains the adapter that `model` carries on `pairs`; leaves the weights of the
 /// lowest held-out loss in place.
 pub fn refine(
+    model: &Transformer,
+    tokenizer: &Tokenizer,
+    pairs: &[Pair],
+    settings: &RefineSettings,
+    seed: u64,
+    each_step: &mut dyn FnMut(usize, usize) -> Result<()>,
+) -> Result<RefineReport> {
+    refine_in(&mut World::alone(), model, tokenizer, pairs, settings, seed, each_step)
+}
+
+/// The same on every rank of `world`, as in [`train_in`]. Each computes the reference's
+/// log-probabilities and the held-out loss of all pairs itself.
+pub fn refine_in(
+    world: &mut World,
     model: &Transformer,
     tokenizer: &Tokenizer,
     pairs: &[Pair],
@@ -341,7 +362,7 @@ pub fn refine(
     let mut best = (judge.mean_loss(model)?, copy()?);
     report.held_out_loss.push((0, best.0));
     let nowhere = std::path::Path::new("");
-    report.log = train(model, &mut objective, &plan, nowhere, &mut |step, _| {
+    report.log = train_in(world, model, &mut objective, &plan, nowhere, &mut |step, _| {
         if step % settings.eval_steps == 0 || step == total {
             let loss = judge.mean_loss(model)?;
             report.held_out_loss.push((step, loss));

@@ -8,11 +8,12 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 use super::optimizer::{AdamW, Gradients, OptimizerPlan};
+use super::parallel::{Seen, World, share};
 use crate::model::ops::Dropout;
 use crate::model::ops::gpu::Gpu;
 use crate::model::{Pass, Transformer, rng};
@@ -37,6 +38,17 @@ pub trait Objective {
     /// count, never by its own.
     fn loss(&self, model: &Transformer, batch: &Self::Batch, pass: Pass)
     -> Result<(Tensor, Later)>;
+
+    /// A micro-batch as `parts` smaller ones whose parts of the loss add up to its own;
+    /// fewer, if it has not so many items. Asked for where a step has fewer micro-batches
+    /// than there are ranks.
+    fn split(&self, batch: Self::Batch, parts: usize) -> Result<Vec<Self::Batch>> {
+        let _ = (batch, parts);
+        bail!(
+            "a step has fewer micro-batches than there are ranks, and these cannot be split: \
+             start fewer ranks, or accumulate over more micro-batches"
+        )
+    }
 }
 
 /// Everything the loop itself depends on.
@@ -77,12 +89,47 @@ pub fn train<O: Objective>(
     dir: &Path,
     each_step: &mut dyn FnMut(usize, &LogLine) -> Result<()>,
 ) -> Result<Vec<LogLine>> {
+    train_in(&mut World::alone(), model, objective, plan, dir, each_step)
+}
+
+/// The same with the processes of `world` sharing the micro-batches of each step. All of
+/// them call this with equal arguments, and get the same log and the same parameters,
+/// which are those of one process but for the order in which gradients are added.
+///
+/// `each_step` is called on every rank. A checkpoint is written by rank 0, and read by
+/// all: `dir` must be the same folder for each.
+pub fn train_in<O: Objective>(
+    world: &mut World,
+    model: &Transformer,
+    objective: &mut O,
+    plan: &TrainerPlan,
+    dir: &Path,
+    each_step: &mut dyn FnMut(usize, &LogLine) -> Result<()>,
+) -> Result<Vec<LogLine>> {
+    let log = all_steps(world, model, objective, plan, dir, each_step);
+    if let Err(e) = &log {
+        world.fail(&format!("{e:#}"));
+    }
+    log
+}
+
+fn all_steps<O: Objective>(
+    world: &mut World,
+    model: &Transformer,
+    objective: &mut O,
+    plan: &TrainerPlan,
+    dir: &Path,
+    each_step: &mut dyn FnMut(usize, &LogLine) -> Result<()>,
+) -> Result<Vec<LogLine>> {
     let vars = model.variables();
     ensure!(!vars.is_empty(), "the model has nothing to train");
     let mut adam = AdamW::new(plan.optimizer.clone());
     let mut log = Vec::new();
     let place = dir.join("checkpoint");
-    recover(&place)?;
+    if world.rank() == 0 {
+        recover(&place)?;
+    }
+    world.barrier()?;
     if plan.save_steps > 0 && place.join("state.json").exists() {
         log = restore(model, &mut adam, &place)?;
         // The objective's stream is a function of its seed: fast-forward it.
@@ -90,39 +137,54 @@ pub fn train<O: Objective>(
             objective.next_step()?;
         }
     }
+    let start = (&plan, adam.step);
+    world.agree("settings", &serde_json::to_vec(&start)?)?;
+    world.agree_on("parameters at the start", vars)?;
+    let first = adam.step;
     let on_gpu = Gpu::on(&model.placement().device).is_some();
     let mut recent: Vec<(f64, f64, Metrics)> = Vec::new();
     while adam.step < plan.optimizer.total_steps {
         let step = adam.step;
         let mut grads = Gradients::new();
         let (mut parts, mut later) = (Vec::new(), Vec::new());
-        for (i, batch) in objective.next_step()?.iter().enumerate() {
+        let batches = objective.next_step()?;
+        for (i, batch) in share(world, objective, batches)? {
             let key = rng::mix(plan.seed, &format!("dropout {step} {i}"));
             let dropout = (plan.dropout > 0.0).then_some(Dropout { p: plan.dropout, key });
-            let (part, seen) = objective.loss(model, batch, Pass { dropout })?;
+            let (part, seen) = objective.loss(model, &batch, Pass { dropout })?;
             parts.push(part.detach());
-            later.push(seen);
+            later.push((i, seen));
             model.backward(&part, &mut grads)?;
         }
-        let total = || -> Result<f64> {
-            let mut loss = 0f64;
-            for part in &parts {
-                loss += part.to_scalar::<f32>()? as f64;
-            }
+        let losses = || -> Result<Vec<f64>> {
+            let each = parts.iter().map(|part| Ok(f64::from(part.to_scalar::<f32>()?)));
+            let losses: Vec<f64> = each.collect::<Result<_>>()?;
+            let loss: f64 = losses.iter().sum();
             ensure!(loss.is_finite(), "step {step}: the loss is {loss}; lower learning_rate");
-            Ok(loss)
+            Ok(losses)
         };
         // On a GPU the host waits here for the first time in a step, with the update
         // queued already.
-        let early = if on_gpu { None } else { Some(total()?) };
+        let early = if on_gpu { None } else { Some(losses()?) };
+        let grads = world.sum(vars, grads)?;
         let update = adam.update(vars, &grads)?;
-        let loss = early.map_or_else(total, Ok)?;
-        let mut metrics = Metrics::new();
-        for seen in later {
-            for (name, (sum, weight)) in seen()? {
+        world.wait()?;
+        let losses = early.map_or_else(losses, Ok)?;
+        let mut seen = Vec::new();
+        for ((index, metrics), loss) in later.into_iter().zip(losses) {
+            seen.push(Seen { index, loss, metrics: metrics()? });
+        }
+        let (mut loss, mut metrics) = (0f64, Metrics::new());
+        for part in world.all_seen(seen)? {
+            loss += part.loss;
+            for (name, (sum, weight)) in part.metrics {
                 let m = metrics.entry(name).or_default();
                 *m = (m.0 + sum, m.1 + weight);
             }
+        }
+        if step == first {
+            // What makes ranks drift apart shows here, and not after hours.
+            world.agree_on("parameters after a step", vars)?;
         }
         let grad_norm = update.grad_norm()?;
         ensure!(grad_norm.is_finite(), "step {step}: the gradient is not finite");
@@ -135,7 +197,8 @@ pub fn train<O: Objective>(
         }
         each_step(step + 1, &line)?;
         // Only where the log has just been written: a resumed run logs the same means.
-        if plan.save_steps > 0 && (step + 1).is_multiple_of(plan.save_steps) && recent.is_empty() {
+        let due = plan.save_steps > 0 && (step + 1).is_multiple_of(plan.save_steps);
+        if due && recent.is_empty() && world.rank() == 0 {
             save(model, &adam, &log, &place)?;
         }
     }
