@@ -32,9 +32,8 @@ pub enum DeviceCommand {
     /// that fails is a line with "error", and the next goes on. `make bench-cuda` runs
     /// this beside the Python stack and judges both.
     ///
-    /// Example: python3 tests/cuda/lengths.py lengths.json; cotalign device bench
-    /// --lengths lengths.json --out bench.jsonl --works sft,steps --shapes 7b
-    #[command(verbatim_doc_comment)]
+    /// `python3 tests/cuda/lengths.py lengths.json` makes the file of lengths; then, for one
+    /// work alone: `cotalign device bench --lengths lengths.json --out bench.jsonl --works sft`.
     Bench(BenchArgs),
 }
 

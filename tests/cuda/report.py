@@ -35,7 +35,7 @@ What was checked instead, without a GPU:
 - **Kernels**: `make test` compiles the source of each kernel for the CPU, runs it thread by thread and compares it with the CPU path. That covers indexing and arithmetic; it does not cover races, the matrix units, the rounding of the device's fast functions, or speed.
 - **The CUDA code compiles**: `make lint-cuda` runs clippy over it with a stand-in for nvcc, in CI too; `make cuda` builds it with nvcc 13.0.
 - **It links and starts**: `make cuda` ends by starting the program against CUDA 13's libraries and a stand-in for the driver's, so every symbol it needs is there.
-- **Both sides of the comparison**: the Python side runs through on a CPU with tiny shapes (`reference.py --shape tiny --device cpu`), and this report's arithmetic is tested on lines made by hand.
+- **Both sides of the comparison**: ours runs through every work in a tiny shape on the kernels compiled for the CPU (`tests/device_bench.rs`), the Python side with tiny shapes on a CPU (`reference.py --shape tiny --device cpu`), and this report's arithmetic is tested on lines made by hand.
 
 What remains, on a machine with a GPU and its driver (580 or later):
 

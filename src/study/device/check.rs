@@ -45,40 +45,49 @@ impl Compared {
     }
 }
 
-/// Compares everything; `each` sees every comparison as it is made. Values come from
-/// fixed seeds, and both sides start from the same ones: in bf16, the CPU computes in
-/// f32 from values that were rounded before.
+/// Compares everything, in f32 and in bf16; `each` sees every comparison as it is made.
+/// Values come from fixed seeds, and both sides start from the same ones: in bf16, the
+/// CPU computes in f32 from values that were rounded before.
 pub fn check(target: &Target, each: &mut dyn FnMut(&Compared)) -> Result<Vec<Compared>> {
-    let mut all = check_operations(target, each)?;
-    all.extend(check_models(target, each)?);
+    let mut all = Vec::new();
+    for part in [check_operations, check_models] {
+        for dtype in [DType::F32, DType::BF16] {
+            all.extend(part(target, dtype, each)?);
+        }
+    }
     Ok(all)
 }
 
 /// Of [`check`] what runs one operation at a time.
-pub fn check_operations(target: &Target, each: &mut dyn FnMut(&Compared)) -> Result<Vec<Compared>> {
-    gather(each, |dtype, keep| {
+pub fn check_operations(
+    target: &Target,
+    dtype: DType,
+    each: &mut dyn FnMut(&Compared),
+) -> Result<Vec<Compared>> {
+    gather(each, |keep| {
         operations::check(target, dtype, keep)?;
         forward::check(target, dtype, keep)
     })
 }
 
 /// Of [`check`] what runs whole models.
-pub fn check_models(target: &Target, each: &mut dyn FnMut(&Compared)) -> Result<Vec<Compared>> {
-    gather(each, |dtype, keep| models::check(target, dtype, keep))
+pub fn check_models(
+    target: &Target,
+    dtype: DType,
+    each: &mut dyn FnMut(&Compared),
+) -> Result<Vec<Compared>> {
+    gather(each, |keep| models::check(target, dtype, keep))
 }
 
 fn gather(
     each: &mut dyn FnMut(&Compared),
-    part: impl Fn(DType, &mut dyn FnMut(Compared)) -> Result<()>,
+    part: impl FnOnce(&mut dyn FnMut(Compared)) -> Result<()>,
 ) -> Result<Vec<Compared>> {
     let mut all = Vec::new();
-    let mut keep = |c: Compared| {
+    part(&mut |c| {
         each(&c);
         all.push(c);
-    };
-    for dtype in [DType::F32, DType::BF16] {
-        part(dtype, &mut keep)?;
-    }
+    })?;
     Ok(all)
 }
 

@@ -48,7 +48,7 @@ mod tests {
     fn seven_billion_weights_by_hand() {
         let config = Shape::Llama7B.config();
         let f = StepFlops::of(&config, 1, 512, 128);
-        let products = 2.0 * 512.0 * (32 * (4 * 4096 * 4096 + 3 * 4096 * 11008)) as f64;
+        let products = 2.0 * 512.0 * 32.0 * (4.0 * 4096.0 * 4096.0 + 3.0 * 4096.0 * 11008.0);
         let attention = 32.0 * 2.0 * 512.0 * 512.0 * 4096.0;
         let head = 2.0 * 128.0 * 32000.0 * 4096.0;
         assert_eq!(f.forward, products + attention + head);
