@@ -1,9 +1,10 @@
 # Every way to run this project. Variables, each passed on only when set:
-#   SCALE=smoke  SEEDS=1  ONLY=p1_figure02,p2_figure02  DEVICE=cpu  JOBS=2  TIME=3600
+#   SCALE=smoke  SEEDS=1  ONLY=p1_figure02,p2_figure02  DEVICE=cpu  JOBS=2  RANKS=2  TIME=3600
 
 BIN = $(or $(CARGO_TARGET_DIR),target)/release/cotalign
 COMMON = $(if $(SEEDS),--seeds $(SEEDS)) $(if $(ONLY),--only $(ONLY)) \
-         $(if $(DEVICE),--device $(DEVICE)) $(if $(JOBS),--jobs $(JOBS))
+         $(if $(DEVICE),--device $(DEVICE)) $(if $(JOBS),--jobs $(JOBS)) \
+         $(if $(RANKS),--ranks $(RANKS))
 
 .PHONY: help build reproduce smoke test lint parity test-endpoint fuzz pocket-models notebooks clean \
         cuda test-cuda bench-cuda lint-cuda
@@ -52,7 +53,7 @@ bench-cuda: ## on a GPU: speed and memory beside the Python stack, into results/
 lint-cuda: ## clippy over the CUDA code, without CUDA
 	PATH="$(CURDIR)/tests/cuda:$$PATH" NVCC="$(CURDIR)/tests/cuda/nvcc" CUDA_COMPUTE_CAP=90 \
 	CARGO_TARGET_DIR="$(or $(CARGO_TARGET_DIR),target)/cuda-check" \
-	cargo clippy --release --locked --all-targets --features cuda -- -D warnings
+	cargo clippy --release --locked --all-targets --features nccl -- -D warnings
 
 # Sanitizers look for what safe Rust cannot do and need a nightly compiler; without them the
 # stable one will do, told to take the coverage flags.

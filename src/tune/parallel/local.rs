@@ -119,7 +119,8 @@ impl Local {
         stream.write_all(&hello(key, rank, size)).context("rank 0")?;
         let mut peer = Peer::new(0, stream.try_clone()?, patience.meet)?;
         peer.receive().context("rank 0 has not taken this process in")?;
-        Ok(Local { rank, peers: vec![Peer::new(0, stream, patience.silence)?] })
+        // Longer than rank 0, which sees who hangs and says so.
+        Ok(Local { rank, peers: vec![Peer::new(0, stream, 2 * patience.silence)?] })
     }
 
     /// An error that names a rank which has ended, as far as this one can see.
