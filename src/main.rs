@@ -54,6 +54,9 @@ enum Command {
     Data(cli::data::DataCommand),
     /// Predict the memory of a QLoRA training step, from config.json alone.
     Memory(cli::model::MemoryArgs),
+    /// Hold a GPU's results against the CPU's, and measure its speed and memory.
+    #[command(subcommand)]
+    Device(cli::device::DeviceCommand),
     /// Download a model or files of a dataset from the hub, and print their hashes.
     Fetch(cli::model::FetchArgs),
     /// A further rank of `reproduce --ranks`.
@@ -76,7 +79,7 @@ fn main() -> ExitCode {
         }
     }
     match run(cli) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(e) => {
             eprintln!("error: {e:#}");
             ExitCode::FAILURE
@@ -84,7 +87,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(cli: Cli) -> Result<()> {
+fn run(cli: Cli) -> Result<ExitCode> {
     let places = Places::under(&cli.root);
     match cli.command {
         Command::Reproduce(args) => cli::run::reproduce(args, places),
@@ -96,7 +99,9 @@ fn run(cli: Cli) -> Result<()> {
         Command::Merge(args) => cli::model::merge(args, &places),
         Command::Data(command) => cli::data::run(command),
         Command::Memory(args) => cli::model::memory(args, &places),
+        Command::Device(command) => return cli::device::run(command),
         Command::Fetch(args) => cli::model::fetch(args),
         Command::Worker => cotalign::study::work_as_rank(),
-    }
+    }?;
+    Ok(ExitCode::SUCCESS)
 }

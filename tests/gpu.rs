@@ -1,68 +1,60 @@
 //! The code for GPUs without one: its kernels are compiled for the processor, and every
 //! operation and step on them is held against the CPU's own.
 
-use std::ffi::{CString, c_char, c_void};
-use std::path::Path;
-use std::process::Command;
-use std::sync::{Arc, OnceLock};
+#[path = "common/emulator.rs"]
+mod emulator;
 
-use candle_core::{DType, Device};
-use cotalign::model::ops::gpu::Emulator;
-use cotalign::study::device::{Target, check};
-use libloading::Library;
+use candle_core::DType;
+use cotalign::study::device::{Compared, check_models, check_operations};
+use emulator::emulated;
 
-const KERNELS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/model/ops/gpu/kernels");
-
-type Launch =
-    unsafe extern "C" fn(*const c_char, *const u32, *const u32, u32, *mut *mut c_void) -> i32;
-
-/// The kernels as a library, or why there is none.
-fn library() -> Result<&'static Library, String> {
-    static LIBRARY: OnceLock<Result<Library, String>> = OnceLock::new();
-    let build = || {
-        let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join("libkernels.so");
-        let source = Path::new(KERNELS).join("emulator.cpp");
-        let run = Command::new("g++")
-            .args(["-std=c++17", "-O2", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror"])
-            .args(["-shared", "-fPIC", "-o"])
-            .args([&out, &source])
-            .output()
-            .map_err(|e| format!("g++ cannot be run: {e}"))?;
-        let errors = String::from_utf8_lossy(&run.stderr);
-        assert!(run.status.success(), "the kernels do not compile:\n{errors}");
-        // SAFETY: the library was made from this repository just now.
-        unsafe { Library::new(&out) }.map_err(|e| e.to_string())
-    };
-    LIBRARY.get_or_init(build).as_ref().map_err(Clone::clone)
+fn show(c: &Compared) {
+    println!("{:62} {:>5} {:9.2e} of {:8.1e}", c.what, c.dtype.as_str(), c.off, c.allowed);
 }
 
-fn emulator() -> Option<Arc<Emulator>> {
-    let library = match library() {
-        Ok(library) => library,
-        Err(why) => {
-            eprintln!("skipped: {why}");
-            return None;
-        }
-    };
-    // SAFETY: the signature is that of kernels/emulator.cpp.
-    let launch = unsafe { library.get::<Launch>(b"emulated_launch\0") }.unwrap();
-    Some(Emulator::new(Box::new(move |name, grid, block, shared, args| {
-        let name = CString::new(name).unwrap();
-        // SAFETY: the arguments are what the kernel takes; that they are is the test.
-        unsafe { launch(name.as_ptr(), grid.as_ptr(), block.as_ptr(), shared, args.as_mut_ptr()) }
-    })))
-}
-
-/// Operations, logits, gradients, training steps and answers, in f32 and bf16.
-#[test]
-fn kernels_agree_with_the_cpu() {
-    let Some(emulator) = emulator() else { return };
-    let target = Target { device: Device::Cpu, emulator: Some(emulator) };
-    let all = check(&target, &mut |c| {
-        println!("{:60} {:>5} {:9.2e} of {:8.1e}", c.what, c.dtype.as_str(), c.off, c.allowed)
-    })
-    .unwrap();
+fn assert_all_hold(all: &[Compared]) {
     let wrong: Vec<_> = all.iter().filter(|c| !c.holds()).collect();
     assert!(wrong.is_empty(), "{wrong:#?}");
-    assert!(all.iter().any(|c| c.dtype == DType::BF16));
+    assert!(!all.is_empty(), "nothing was compared");
+}
+
+/// Kernels that nothing uses yet.
+const UNUSED: [&str; 1] = ["accumulate"];
+
+/// Results and gradients of single operations; again with the lanes of a warp and the
+/// warps of a block in falling order, since a result that changes with it lacks a
+/// barrier.
+#[test]
+fn operations_agree_with_the_cpu() {
+    let Some(emulated) = emulated() else { return };
+    let both = [DType::F32, DType::BF16];
+    for dtype in both {
+        assert_all_hold(&check_operations(&emulated.target, dtype, &mut show).unwrap());
+    }
+    // A check is worth what it reaches.
+    assert_eq!(emulated.not_launched(), UNUSED, "kernels without a check");
+
+    emulated.fall(true);
+    let again = both.map(|dtype| check_operations(&emulated.target, dtype, &mut |_| ()));
+    emulated.fall(false);
+    for all in again {
+        assert_all_hold(&all.unwrap());
+    }
+}
+
+/// Logits, gradients, training steps and answers of whole models.
+fn models_agree(dtype: DType) {
+    let Some(emulated) = emulated() else { return };
+    assert_all_hold(&check_models(&emulated.target, dtype, &mut show).unwrap());
+}
+
+// Two tests, for two cores.
+#[test]
+fn models_agree_with_the_cpu_in_f32() {
+    models_agree(DType::F32);
+}
+
+#[test]
+fn models_agree_with_the_cpu_in_bf16() {
+    models_agree(DType::BF16);
 }

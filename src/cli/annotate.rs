@@ -5,11 +5,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
-use cotalign::model::{Sampling, load_base, locate, model_hash};
+use cotalign::model::{Sampling, load_at, locate, model_hash};
 use cotalign::probe::by_generation;
-use cotalign::study::{Places, Progress, write_whole};
+use cotalign::study::{ModelRef, Places, Progress, write_whole};
 use cotalign::task::{Benchmark, Cue, Question, Split, World};
 use cotalign::teach::{Annotation, Speaker, annotate};
+
+use super::compute::ComputeArgs;
 
 #[derive(Args)]
 pub struct AnnotateArgs {
@@ -48,6 +50,9 @@ pub struct AnnotateArgs {
     /// when not given.
     #[arg(long, value_name = "N")]
     samples: Option<usize>,
+    /// Of a local teacher.
+    #[command(flatten)]
+    compute: ComputeArgs,
 }
 
 fn split(name: &str) -> Result<Split, String> {
@@ -127,7 +132,16 @@ fn local(args: &AnnotateArgs, questions: &[Question], places: &Places) -> Result
     };
     sampling.check()?;
     // Answers of other settings in the same files would pass for these.
-    let plan = serde_json::json!({ "model": args.teacher, "sha256": sha256, "sampling": sampling });
+    let compute = args.compute.compute()?.unwrap_or_default();
+    let model = ModelRef { name: args.teacher.clone(), sha256, compute };
+    let mut plan = serde_json::json!({
+        "model": model.name,
+        "sha256": model.sha256,
+        "sampling": sampling
+    });
+    if !compute.is_cpu() {
+        plan["compute"] = compute.name().into();
+    }
     let path = args.out.join("plan.json");
     let text = serde_json::to_string_pretty(&plan)? + "\n";
     match fs::read_to_string(&path) {
@@ -141,9 +155,10 @@ fn local(args: &AnnotateArgs, questions: &[Question], places: &Places) -> Result
             write_whole(&path, text.as_bytes()).with_context(|| path.display().to_string())?
         }
     }
-    let (model, tokenizer) = load_base(&folder)?;
+    let name = model.speaker();
+    let (model, tokenizer) = load_at(&folder, false, &compute.open()?)?;
     let progress = Progress::new((questions.len() * args.cues.len() * sampling.samples) as u64);
-    let speaker = Speaker { model: &model, tokenizer: &tokenizer, name: &sha256, chat: None };
+    let speaker = Speaker { model: &model, tokenizer: &tokenizer, name: &name, chat: None };
     for cue in &args.cues {
         let mut done = || progress.advance(1, &format!("{} ({cue})", args.teacher));
         let path = args.file(*cue);

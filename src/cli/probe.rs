@@ -4,11 +4,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::Args;
-use cotalign::model::{Sampling, Tokenizer, Transformer, load_base, locate};
+use cotalign::model::{Sampling, Tokenizer, Transformer, load_at, locate};
 use cotalign::probe::{by_generation, by_language_model, harness};
 use cotalign::study::Places;
 use cotalign::task::{Benchmark, Cue, NativeSplit, Split, World, load};
 use cotalign::teach::{Speaker, answer};
+
+use super::compute::ComputeArgs;
 
 #[derive(Args)]
 pub struct ProbeArgs {
@@ -28,10 +30,13 @@ pub struct ProbeArgs {
     /// with piqa/, obqa/, siqa/ and csqa/ in their publishers' layout.
     #[arg(long, value_name = "DIR")]
     harness: Option<PathBuf>,
+    #[command(flatten)]
+    compute: ComputeArgs,
 }
 
 pub fn run(args: ProbeArgs, places: &Places) -> Result<()> {
-    let (model, tokenizer) = load_base(&locate(&args.model, &places.models)?)?;
+    let place = args.compute.compute()?.unwrap_or_default().open()?;
+    let (model, tokenizer) = load_at(&locate(&args.model, &places.models)?, false, &place)?;
     if let Some(data) = &args.harness {
         return run_harness(&model, &tokenizer, data, args.questions);
     }

@@ -2,11 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, ensure};
+
+use super::compute::ComputeArgs;
 use clap::Args;
 use cotalign::report;
 use cotalign::study::{
-    Artifact, Crew, Places, PocketModels, Ranks, Spec, clock, estimate, lay_out, pretrain_all,
+    Artifact, Crew, Places, Plan, PocketModels, Ranks, Spec, clock, estimate, lay_out, pretrain_all,
 };
 use cotalign::task::Benchmark;
 
@@ -33,16 +35,15 @@ pub struct RunArgs {
     /// allenai/openbookqa/, … in the hub's.
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
-    /// Stages at a time, one core each. Results do not depend on it.
+    /// Stages at a time, one core each; on a GPU one. Results do not depend on it.
     #[arg(long)]
     jobs: Option<usize>,
+    #[command(flatten)]
+    compute: ComputeArgs,
     /// Processes that share the steps of each tuning stage, one a GPU (on the CPU, one a
     /// core). Results depend on it in the last digits.
     #[arg(long, value_name = "N", default_value_t = 1)]
     ranks: usize,
-    /// Where to compute. This version runs on the CPU.
-    #[arg(long, default_value = "cpu")]
-    device: String,
     /// Where results/ and figures/ go, if not the project folder.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -68,11 +69,9 @@ pub struct PretrainArgs {
 
 impl RunArgs {
     fn spec(&self) -> Result<Spec> {
-        if self.device != "cpu" {
-            bail!("device {:?}: this version runs on the CPU; use --device cpu", self.device);
-        }
         let flags = Spec {
             scale: self.scale.clone(),
+            compute: self.compute.compute()?,
             seeds: self.seeds,
             only: self.only.clone(),
             tasks: self.tasks.clone(),
@@ -83,6 +82,18 @@ impl RunArgs {
             None => flags,
             Some(path) => flags.or(Spec::load(path)?),
         })
+    }
+
+    fn jobs(&self, plan: &Plan, ranks: usize) -> Result<usize> {
+        let mut members = plan.teachers.iter().chain(&plan.students);
+        if members.all(|m| m.model.compute.is_cpu()) {
+            return Ok(self.jobs.unwrap_or_else(|| (cores() / ranks).max(1)));
+        }
+        ensure!(
+            self.jobs.is_none_or(|n| n == 1),
+            "jobs: one stage at a time uses the GPU; leave --jobs out"
+        );
+        Ok(1)
     }
 
     fn places(&self, places: Places) -> Places {
@@ -111,7 +122,7 @@ pub fn reproduce(args: RunArgs, places: Places) -> Result<()> {
         places.figures = places.runs.join("smoke/figures");
     }
     let ranks = Ranks::new(args.ranks)?;
-    let jobs = args.jobs.unwrap_or_else(|| (cores() / ranks.size).max(1));
+    let jobs = args.jobs(&plan, ranks.size)?;
     let outcome = report::reproduce(&plan, &places, Crew { jobs, ranks: Some(ranks) })?;
     for file in outcome.files.iter().filter(|f| f.extension().is_some_and(|e| e == "md")) {
         println!("{}", std::fs::read_to_string(file).with_context(|| file.display().to_string())?);

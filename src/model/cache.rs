@@ -1,6 +1,6 @@
 //! Keys and values of sequences being generated.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use candle_core::Tensor;
 
 use super::ops::gpu::{self, DeviceCache, Gpu, StepRows};
@@ -35,7 +35,17 @@ impl Cache {
             Some(gpu) => {
                 let layer =
                     |s: &AttentionShape| DeviceCache::new(&gpu, slots, capacity, s, place.dtype);
-                let layers = shapes.into_iter().map(layer).collect::<candle_core::Result<_>>()?;
+                let layers: candle_core::Result<_> = shapes.iter().copied().map(layer).collect();
+                let layers = layers.with_context(|| {
+                    let width = |s: &&AttentionShape| 2 * s.kv_heads * s.head_dim;
+                    let values: usize = shapes.iter().map(width).sum();
+                    let bytes = slots * capacity * values * place.dtype.size_in_bytes();
+                    format!(
+                        "keys and values of {slots} sequences of up to {capacity} tokens take \
+                         {:.1} GB; generate fewer at a time (generation_batch)",
+                        bytes as f64 / 1e9
+                    )
+                })?;
                 Store::Device { gpu, layers, lengths: vec![0; slots], capacity }
             }
         };

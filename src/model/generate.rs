@@ -119,6 +119,8 @@ struct Run<'a> {
     prompts: &'a [Vec<u32>],
     keys: &'a [String],
     sampling: &'a Sampling,
+    /// New tokens of each prompt's answers at most; none: the sampling's for all.
+    limits: Option<&'a [usize]>,
     stops: Stops<'a>,
     positions: usize,
     /// Prompt by prompt, sample by sample.
@@ -141,6 +143,33 @@ pub fn generate<'a>(
     stops: impl Into<Stops<'a>>,
     done: &'a mut dyn FnMut(),
 ) -> Result<Vec<Generation>> {
+    run(model, prompts, keys, None, sampling, stops.into(), done)
+}
+
+/// [`generate`] with a limit of new tokens for each prompt, at most
+/// `sampling.max_new_tokens`.
+pub fn generate_limited<'a>(
+    model: &Transformer,
+    prompts: &'a [Vec<u32>],
+    keys: &'a [String],
+    limits: &'a [usize],
+    sampling: &'a Sampling,
+    stops: impl Into<Stops<'a>>,
+    done: &'a mut dyn FnMut(),
+) -> Result<Vec<Generation>> {
+    ensure!(limits.len() == prompts.len(), "{} limits, {} prompts", limits.len(), prompts.len());
+    run(model, prompts, keys, Some(limits), sampling, stops.into(), done)
+}
+
+fn run<'a>(
+    model: &Transformer,
+    prompts: &'a [Vec<u32>],
+    keys: &'a [String],
+    limits: Option<&'a [usize]>,
+    sampling: &'a Sampling,
+    stops: Stops<'a>,
+    done: &'a mut dyn FnMut(),
+) -> Result<Vec<Generation>> {
     ensure!(prompts.len() == keys.len(), "{} prompts, {} keys", prompts.len(), keys.len());
     sampling.check()?;
     let positions = model.config.max_position_embeddings;
@@ -154,13 +183,12 @@ pub fn generate<'a>(
     }
     let samples = sampling.samples;
     let results = (0..prompts.len() * samples).map(|_| None).collect();
-    let stops = stops.into();
-    let mut run = Run { prompts, keys, sampling, stops, positions, results, done };
+    let mut run = Run { prompts, keys, sampling, limits, stops, positions, results, done };
     let slots = sampling.batch.min(prompts.len() * samples);
     // Behind the slots: the shared prefix, and a prompt whose samples wait.
     let (prefix, park) = (slots, slots + 1);
-    let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
-    let capacity = (longest + sampling.max_new_tokens).min(positions);
+    let longest = (0..prompts.len()).map(|i| prompts[i].len() + run.limit(i)).max().unwrap_or(0);
+    let capacity = longest.min(positions);
     let mut cache = Cache::new(model, slots + 2, capacity)?;
     let shared = shared_prefix(prompts);
     if shared > 0 {
@@ -238,6 +266,12 @@ pub fn generate<'a>(
 }
 
 impl Run<'_> {
+    /// New tokens of an answer to this prompt, at most.
+    fn limit(&self, prompt: usize) -> usize {
+        let most = self.sampling.max_new_tokens;
+        self.limits.map_or(most, |l| l[prompt].min(most))
+    }
+
     fn begin(&self, prompt: usize, sample: usize, feed: Vec<u32>) -> Active {
         let rng = rng::stream(self.sampling.seed, &stream_key(&self.keys[prompt], sample));
         Active { prompt, sample, tokens: Vec::new(), rng, feed }
@@ -266,7 +300,7 @@ impl Run<'_> {
             ends = self.stops.ended(&a.tokens, &self.sampling.stop)?;
         }
         let length = self.prompts[a.prompt].len() + a.tokens.len();
-        let full = a.tokens.len() >= self.sampling.max_new_tokens || length >= self.positions;
+        let full = a.tokens.len() >= self.limit(a.prompt) || length >= self.positions;
         if ends || full {
             let at = a.prompt * self.sampling.samples + a.sample;
             self.results[at] = Some(Generation { tokens: a.tokens, finished: ends });
@@ -296,7 +330,7 @@ pub fn shared_prefix(prompts: &[Vec<u32>]) -> usize {
 }
 
 /// One token for each row of logits `[M, V]`, each drawn with its own stream.
-fn draw_rows<'a>(
+pub(crate) fn draw_rows<'a>(
     logits: &Tensor,
     temperature: f64,
     streams: impl Iterator<Item = &'a mut ChaCha8Rng>,
@@ -338,99 +372,4 @@ fn draw(z: &[f32], temperature: f64, rng: &mut ChaCha8Rng) -> u32 {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::cell::Cell;
-
-    use super::*;
-    use crate::model::Config;
-
-    thread_local! {
-        static FED: Cell<usize> = const { Cell::new(0) };
-    }
-
-    /// Counts the tokens that the model is given.
-    pub fn fed(tokens: usize) {
-        FED.set(FED.get() + tokens);
-    }
-
-    fn model() -> Transformer {
-        let config = Config {
-            hidden_size: 16,
-            intermediate_size: 32,
-            num_hidden_layers: 2,
-            num_attention_heads: 2,
-            num_key_value_heads: 1,
-            vocab_size: 40,
-            max_position_embeddings: 64,
-            ..Config::default()
-        };
-        Transformer::init(&config, 1).unwrap()
-    }
-
-    fn sampling(samples: usize, batch: usize) -> Sampling {
-        Sampling { temperature: 1.0, max_new_tokens: 5, seed: 3, batch, stop: vec![], samples }
-    }
-
-    /// Prompts of 9, 12, 15 and 12 tokens; the first two begin alike.
-    fn prompts() -> (Vec<Vec<u32>>, Vec<String>) {
-        let prompt = |i: usize| -> Vec<u32> {
-            (0..[9, 12, 15, 12][i]).map(|t| ((t * 7 + i / 2 * 5) % 40) as u32).collect()
-        };
-        ((0..4).map(prompt).collect(), (0..4).map(|i| format!("p{i}")).collect())
-    }
-
-    /// Whatever the slots, and with ends at the first token among them.
-    #[test]
-    fn several_samples_are_those_of_several_calls() {
-        let (model, (prompts, keys)) = (model(), prompts());
-        let stops: Vec<u32> = (0..12).collect();
-        for samples in [1, 2, 3, 7] {
-            let mut alone = Vec::new();
-            for (prompt, key) in prompts.iter().zip(&keys) {
-                for sample in 0..samples {
-                    let (prompt, key) = ([prompt.clone()], [stream_key(key, sample)]);
-                    let one = sampling(1, 1);
-                    alone.extend(
-                        generate(&model, &prompt, &key, &one, &stops[..], &mut || ()).unwrap(),
-                    );
-                }
-            }
-            if samples == 7 {
-                assert!(alone.iter().any(|g| g.tokens.is_empty()), "none ends at once");
-                assert!(alone.iter().any(|g| !g.finished), "none is cut");
-            }
-            for batch in [1, 2, 3, 5, 100] {
-                let (s, mut done) = (sampling(samples, batch), 0);
-                let mut tick = || done += 1;
-                let all = generate(&model, &prompts, &keys, &s, &stops[..], &mut tick).unwrap();
-                assert!(all == alone, "{samples} samples in {batch} slots");
-                assert_eq!(done, 4 * samples);
-            }
-        }
-    }
-
-    #[test]
-    fn a_prompt_is_computed_once_for_all_its_samples() {
-        let (model, (prompts, keys)) = (model(), prompts());
-        for batch in [1, 3, 100] {
-            FED.set(0);
-            let s = sampling(6, batch);
-            generate(&model, &prompts, &keys, &s, &[][..], &mut || ()).unwrap();
-            // 9 + 12 + 15 + 12 tokens of prompts, which share no beginning. Each of 24
-            // samples has 5 tokens, the last of which is not fed.
-            assert_eq!(FED.get(), 48 + 24 * 4, "{batch} slots");
-            FED.set(0);
-            generate(&model, &prompts[..2], &keys[..2], &s, &[][..], &mut || ()).unwrap();
-            // The first prompt is the beginning of the second: 8 of its tokens are shared.
-            assert_eq!(FED.get(), 8 + 1 + 4 + 12 * 4, "{batch} slots");
-        }
-    }
-
-    #[test]
-    fn samples_that_would_all_be_the_same_are_refused() {
-        let (model, (prompts, keys)) = (model(), prompts());
-        let s = Sampling { temperature: 0.0, ..sampling(2, 4) };
-        let error = generate(&model, &prompts, &keys, &s, &[][..], &mut || ()).unwrap_err();
-        assert!(error.to_string().contains("temperature 0"), "{error}");
-    }
-}
+mod tests;

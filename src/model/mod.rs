@@ -5,6 +5,7 @@ mod block;
 mod cache;
 mod chat;
 mod checkpoint;
+mod compute;
 mod config;
 mod generate;
 pub mod hub;
@@ -12,6 +13,7 @@ mod lora;
 mod moe;
 pub mod nf4;
 pub mod ops;
+mod random;
 mod recompute;
 pub mod rng;
 mod rope;
@@ -27,8 +29,10 @@ pub use chat::{ChatTemplates, Conversation};
 pub use checkpoint::{
     Precision, export, load_at, load_base, load_model, load_nf4, model_hash, save_base,
 };
+pub use compute::{Compute, open_gpu};
 pub use config::{Config, Quantization, RopeScaling};
-pub use generate::{Generation, Sampling, Stops, generate, stream_key};
+pub(crate) use generate::draw_rows;
+pub use generate::{Generation, Sampling, Stops, generate, generate_limited, stream_key};
 pub use hub::{locate, locate_config};
 pub use lora::{Linear, LoraConfig, Pass, Targets};
 pub use tokenizer::Tokenizer;

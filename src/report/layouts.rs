@@ -40,10 +40,23 @@ pub fn heading(artifact: Artifact, plan: &Plan, rows: &[Row]) -> Heading {
     ];
     if has_published {
         notes.push(
-            "Published values belong to the papers' models, which are thousands of times larger and \
-             answer other questions: compare directions, not levels."
-                .to_string(),
+            match plan.scale.as_str() {
+                "paper" => "Published values are the papers' own, of the same models.",
+                "laptop" => {
+                    "Published values belong to the papers' models, which are larger and of other \
+                     families: compare directions, not levels."
+                }
+                _ => {
+                    "Published values belong to the papers' models, which are thousands of times \
+                     larger and answer other questions: compare directions, not levels."
+                }
+            }
+            .to_string(),
         );
+    }
+    let members = plan.teachers.iter().chain(&plan.students);
+    if let Some(m) = members.map(|m| &m.model).find(|m| !m.compute.is_cpu()) {
+        notes.push(format!("Models that are loaded here compute as {}.", m.compute.name()));
     }
     let (title, caption, keys): (_, _, &[Key]) = match artifact {
         Artifact::P1_Table11 => (

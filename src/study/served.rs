@@ -6,9 +6,6 @@
 #[cfg(feature = "remote")]
 pub(super) use remote::Purses;
 
-#[cfg(not(feature = "remote"))]
-pub(super) use none::Purses;
-
 #[cfg(feature = "remote")]
 mod remote {
     use std::collections::BTreeMap;
@@ -32,7 +29,13 @@ mod remote {
 
     /// The purses of the members, by name, each opened when it is first needed.
     #[derive(Default)]
-    pub struct Purses(Mutex<BTreeMap<String, (Arc<Purse>, Option<File>)>>);
+    pub struct Purses(Mutex<BTreeMap<String, Opened>>);
+
+    struct Opened {
+        purse: Arc<Purse>,
+        /// Held under a cap: another process would spend the same money again.
+        _lock: Option<File>,
+    }
 
     impl Workshop<'_> {
         /// Answers of a member behind a server, resumed from the journal in `dir`; none
@@ -94,8 +97,7 @@ mod remote {
             Some((member, member.remote.as_ref()?))
         }
 
-        /// What a member may still spend. Under a cap its lock is held until the workshop
-        /// is closed: another process would spend the same money again.
+        /// What a member may still spend; opened once, until the workshop is closed.
         fn purse(
             &self,
             name: &str,
@@ -103,8 +105,8 @@ mod remote {
             say: &dyn Fn(&str),
         ) -> Result<Arc<Purse>> {
             let mut purses = self.purses.0.lock().unwrap_or_else(|e| e.into_inner());
-            if let Some((purse, _)) = purses.get(name) {
-                return Ok(purse.clone());
+            if let Some(opened) = purses.get(name) {
+                return Ok(opened.purse.clone());
             }
             let capped = teacher.max_total_tokens.is_some() || teacher.max_cost.is_some();
             let lock = if capped {
@@ -121,7 +123,8 @@ mod remote {
                 None
             };
             let purse = Arc::new(Purse::open(&journals(self.store, name)?)?);
-            purses.insert(name.to_owned(), (purse.clone(), lock));
+            let opened = Opened { purse: purse.clone(), _lock: lock };
+            purses.insert(name.to_owned(), opened);
             Ok(purse)
         }
 
@@ -216,9 +219,6 @@ mod none {
     use crate::teach::Annotation;
 
     /// Nobody is asked behind a server.
-    #[derive(Default)]
-    pub struct Purses;
-
     impl Workshop<'_> {
         pub fn served(
             &self,

@@ -10,7 +10,7 @@ use super::experiments::Artifact;
 use super::questions::{Source, snapshot};
 use super::stage::ModelRef;
 use crate::model::hub::{self, Snapshot};
-use crate::model::{locate, model_hash};
+use crate::model::{Compute, locate, model_hash};
 use crate::task::{Benchmark, NativeSplit};
 #[cfg(feature = "remote")]
 use crate::teach::remote::RemoteTeacher;
@@ -66,6 +66,8 @@ impl ModelSpec {
 pub struct Spec {
     /// Where missing values come from: `pocket` (default), `laptop`, `paper` or `smoke`.
     pub scale: Option<String>,
+    /// Where models compute; the CPU when left out.
+    pub compute: Option<Compute>,
     /// Number of seeds; they are 1, 2, ….
     pub seeds: Option<u64>,
     /// Tables and figures to make; all when left out.
@@ -172,6 +174,7 @@ impl Spec {
     pub fn or(self, base: Spec) -> Spec {
         Spec {
             scale: self.scale.or(base.scale),
+            compute: self.compute.or(base.compute),
             seeds: self.seeds.or(base.seeds),
             only: self.only.or(base.only),
             tasks: self.tasks.or(base.tasks),
@@ -215,14 +218,15 @@ impl Spec {
         let s = self.or(base);
         let seeds = need(s.seeds, "seeds")?;
         ensure!((1..=100).contains(&seeds), "seeds: {seeds} is not between 1 and 100");
+        let compute = s.compute.unwrap_or_default();
         let members = |list: Vec<ModelSpec>| -> Result<Vec<Member>> {
             list.into_iter()
                 .map(|m| {
-                    let sha256 = match (m.served_as()?, models) {
+                    let (sha256, compute) = match (m.served_as()?, models) {
                         // What decides its answers, as far as can be known from here.
-                        (Some(id), _) => id,
-                        (None, None) => NOT_LOOKED_AT.into(),
-                        (None, Some(models)) => model_hash(&locate(&m.name, models)?)?,
+                        (Some(id), _) => (id, Compute::Cpu),
+                        (None, None) => (NOT_LOOKED_AT.into(), compute),
+                        (None, Some(models)) => (model_hash(&locate(&m.name, models)?)?, compute),
                     };
                     ensure!(
                         (0.0..=10.0).contains(&m.temperature),
@@ -231,7 +235,7 @@ impl Spec {
                         m.temperature
                     );
                     Ok(Member {
-                        model: ModelRef { name: m.name, sha256 },
+                        model: ModelRef { name: m.name, sha256, compute },
                         family: m.family,
                         temperature: m.temperature,
                         figure_2: m.figure_2,

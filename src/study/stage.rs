@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::questions::QuestionsRef;
 use super::store::RunId;
 use super::work::{Workshop, run_annotate, run_instruct, run_probe, run_refine};
-use crate::model::{LoraConfig, Sampling};
+use crate::model::{Compute, LoraConfig, Sampling};
 use crate::task::Cue;
 use crate::teach::DemonstrationSet;
 use crate::tune::{InstructSettings, RefineSettings};
@@ -23,6 +23,20 @@ pub struct ModelRef {
     pub name: String,
     /// [`crate::model::model_hash`].
     pub sha256: String,
+    /// Where it answers and is tuned; left out of plans for the CPU.
+    #[serde(default, skip_serializing_if = "Compute::is_cpu")]
+    pub compute: Compute,
+}
+
+impl ModelRef {
+    /// What stands in its answers: the hash, and where they were computed if that is not
+    /// the CPU.
+    pub fn speaker(&self) -> String {
+        match self.compute {
+            Compute::Cpu => self.sha256.clone(),
+            other => format!("{} {}", self.sha256, other.name()),
+        }
+    }
 }
 
 /// A teacher (or any base model) answers questions.

@@ -2,18 +2,20 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 
 use super::questions::QuestionsRef;
 use super::ranks::{Ranks, together};
+#[cfg(feature = "remote")]
 use super::served::Purses;
 use super::spec::{Member, Plan};
 use super::stage::{AnnotatePlan, InstructPlan, ModelRef, ProbePlan, RefinePlan, Stage, Tick};
 use super::store::{RunId, Store};
 use crate::model::{
-    ChatTemplates, LoraConfig, Sampling, Tokenizer, Transformer, load_adapter, load_base, load_nf4,
+    ChatTemplates, LoraConfig, Placement, Sampling, Tokenizer, Transformer, load_adapter, load_at,
     locate, save_adapter,
 };
 use crate::probe::{by_generation, by_language_model};
@@ -30,7 +32,10 @@ pub struct Workshop<'a> {
     /// Members of the plan; some may answer behind a server.
     pub members: Vec<Member>,
     /// What those may spend.
+    #[cfg(feature = "remote")]
     pub(super) purses: Purses,
+    /// The GPU, once a stage has asked for it: all stages share one.
+    gpu: OnceLock<Placement>,
     /// Processes that tune together; none: only this one.
     pub ranks: Option<Ranks>,
 }
@@ -38,11 +43,38 @@ pub struct Workshop<'a> {
 impl<'a> Workshop<'a> {
     pub fn new(store: &'a Store, models: &'a Path, plan: &Plan) -> Workshop<'a> {
         let members = plan.teachers.iter().chain(&plan.students).cloned().collect();
-        Workshop { store, models, members, purses: Purses::default(), ranks: None }
+        Workshop {
+            store,
+            models,
+            members,
+            #[cfg(feature = "remote")]
+            purses: Purses::default(),
+            gpu: OnceLock::new(),
+            ranks: None,
+        }
+    }
+
+    /// Where a model goes.
+    fn place(&self, model: &ModelRef) -> Result<Placement> {
+        if model.compute.is_cpu() {
+            return Ok(Placement::CPU);
+        }
+        if let Some(place) = self.gpu.get() {
+            return Ok(place.clone());
+        }
+        let place = model.compute.open()?;
+        Ok(self.gpu.get_or_init(|| place).clone())
     }
 
     fn base(&self, model: &ModelRef) -> Result<(Transformer, Tokenizer)> {
-        load_base(&locate(&model.name, self.models)?)
+        load_at(&locate(&model.name, self.models)?, false, &self.place(model)?)
+    }
+
+    /// A base to be tuned. On a GPU it goes into NF4 tensor by tensor: the whole model
+    /// in bf16 is never there.
+    fn student(&self, model: &ModelRef) -> Result<(Transformer, Tokenizer)> {
+        let place = self.place(model)?;
+        load_at(&locate(&model.name, self.models)?, place.is_gpu(), &place)
     }
 
     /// The chat templates of a model that is asked through them.
@@ -63,7 +95,8 @@ impl<'a> Workshop<'a> {
         lora: &LoraConfig,
         run: &RunId,
     ) -> Result<(Transformer, Tokenizer)> {
-        let (mut base, tokenizer) = load_nf4(&locate(&model.name, self.models)?)?;
+        let place = self.place(model)?;
+        let (mut base, tokenizer) = load_at(&locate(&model.name, self.models)?, true, &place)?;
         load_adapter(&mut base, lora, &self.store.path(run))?;
         Ok((base, tokenizer))
     }
@@ -101,7 +134,7 @@ pub(super) fn run_annotate(
         None => {
             let (model, tokenizer) = shop.base(&p.model)?;
             let templates = shop.templates(&p.model, p.chat)?;
-            let name = &p.model.sha256;
+            let name = &p.model.speaker();
             let chat = templates.as_ref();
             let speaker = Speaker { model: &model, tokenizer: &tokenizer, name, chat };
             let path = dir.join("annotations.jsonl");
@@ -148,7 +181,7 @@ pub(super) fn run_instruct(
     dir: &Path,
     tick: Tick,
 ) -> Result<()> {
-    let (mut model, tokenizer) = shop.base(&p.student)?;
+    let (mut model, tokenizer) = shop.student(&p.student)?;
     let Lessons { records, examples, held_out } = lessons(p, shop.store, &tokenizer)?;
     write_lines(dir.join("demonstrations.jsonl"), &records)?;
     let log = if examples.is_empty() {
@@ -241,9 +274,10 @@ pub(super) fn run_probe(p: &ProbePlan, shop: &Workshop, dir: &Path, tick: Tick) 
         tick(n, total)
     };
     let path = dir.join("annotations.jsonl");
-    let name = p.adapter.as_ref().map_or(p.model.sha256.as_str(), |(_, run)| run.as_str());
+    let name = p.adapter.as_ref().map_or_else(|| p.model.speaker(), |(_, run)| run.to_string());
     let templates = shop.templates(&p.model, p.chat)?;
-    let speaker = Speaker { model: &model, tokenizer: &tokenizer, name, chat: templates.as_ref() };
+    let speaker =
+        Speaker { model: &model, tokenizer: &tokenizer, name: &name, chat: templates.as_ref() };
     let all = annotate(&speaker, &questions, p.cue, &p.sampling, &path, &mut done)?;
     write_json(dir.join("probe.json"), &by_generation(&questions, &all))?;
     if score_options {

@@ -23,7 +23,7 @@ SMI = {
     "clock_memory_max": "clocks.max.mem", "power": "power.draw", "power_limit": "power.limit",
     "temperature": "temperature.gpu", "state": "pstate",
 }  # fmt: skip
-SPLIT = ["matmul", "dequantise", "attention", "optimizer", "other", "idle"]
+SPLIT = ["matmul", "dequantise", "attention", "optimizer", "elementwise", "other"]
 COMMANDS = "make cuda && make test-cuda && make bench-cuda"
 
 NOT_RUN = f"""# On a GPU, beside the Python stack
@@ -35,7 +35,7 @@ What was checked instead, without a GPU:
 - **Kernels**: `make test` compiles the source of each kernel for the CPU, runs it thread by thread and compares it with the CPU path. That covers indexing and arithmetic; it does not cover races, the matrix units, the rounding of the device's fast functions, or speed.
 - **The CUDA code compiles**: `make lint-cuda` runs clippy over it with a stand-in for nvcc, in CI too; `make cuda` builds it with nvcc 13.0.
 - **It links and starts**: `make cuda` ends by starting the program against CUDA 13's libraries and a stand-in for the driver's, so every symbol it needs is there.
-- **Both sides of the comparison**: the Python side runs through on a CPU with tiny shapes (`reference.py --shape tiny --device cpu`), and this report's arithmetic is tested on lines made by hand.
+- **Both sides of the comparison**: ours runs through every work in a tiny shape on the kernels compiled for the CPU (`tests/device_bench.rs`), the Python side with tiny shapes on a CPU (`reference.py --shape tiny --device cpu`), and this report's arithmetic is tested on lines made by hand.
 
 What remains, on a machine with a GPU and its driver (580 or later):
 
@@ -399,6 +399,8 @@ def report(lines: list[dict], given: str | None = None) -> str:
         f"**{counts[0]} aims met, {counts[1]} missed, {counts[2]} not measured.**",
         table(HEAD, judged),
         "## Where a step's time goes",
+        "Each class from events before and after its kernels; elementwise is norms, activations, dropout and losses; "
+        "other is what no class holds: candle's own element-wise kernels, copies, launches and waiting.",
         split_table(found),
         "## The run",
         about(found, given),

@@ -116,9 +116,10 @@ pub(super) fn check(target: &Target, dtype: DType, keep: &mut dyn FnMut(Compared
         let mut compared = |what: &str, off: f64, allowed: f64| {
             keep(Compared { what: format!("{model_type}: {what}"), dtype, off, allowed })
         };
-        // A router that rounding turns sends a token elsewhere: no small difference.
+        // A router that rounding turns sends a token elsewhere: no small difference. The
+        // bound still tells results that have nothing to do with the CPU's.
         let routed = model_type == "mixtral" && dtype == DType::BF16;
-        let loose = if routed { f64::INFINITY } else { 3.0 * allowed(dtype) };
+        let loose = if routed { 1.0 } else { 3.0 * allowed(dtype) };
 
         let sequences: Vec<Vec<u32>> = examples(5).into_iter().map(|e| e.tokens).collect();
         let logits = |place: &Placement| -> Result<Vec<f32>> {

@@ -10,17 +10,18 @@ use candle_core::{CudaDevice, CudaStorage, DType, Device, Result, bail};
 
 use super::gemm::{Mat, Product};
 use super::launch::{Arg, Grid};
+use super::memory::DeviceMemory;
 
 include!(concat!(env!("OUT_DIR"), "/ptx.rs"));
 
 /// The GPU with this number, set up for training.
 ///
-/// - One stream and one thread use it, so candle's events for every allocation are
-///   turned off.
+/// - Everything runs on one stream of its own, so candle's events for every allocation
+///   are turned off.
 /// - Freed memory stays in the pool instead of going back to the driver whenever the
 ///   host waits.
 pub fn open(ordinal: usize) -> Result<Device> {
-    let device = Device::new_cuda(ordinal)?;
+    let device = Device::new_cuda_with_stream(ordinal)?;
     let cuda = device.as_cuda_device()?;
     // SAFETY: all tensors are made, used and freed on one thread and its stream.
     unsafe { cuda.disable_event_tracking() };
@@ -136,8 +137,48 @@ pub(super) fn gemm(d: &CudaDevice, p: Product, c: Mat, a: Mat, b: Mat) -> Result
     .map_err(|e| candle_core::Error::Msg(format!("cuBLAS, {p:?}: {e:?}")))
 }
 
-/// Bytes of the card that are free, and that it has.
-pub fn memory(device: &Device) -> Result<(usize, usize)> {
-    let stream = device.as_cuda_device()?.cuda_stream();
-    stream.context().mem_get_info().w()
+/// The pool that all tensors come from.
+fn pool(d: &CudaDevice) -> Result<sys::CUmemoryPool> {
+    let card = result::device::get(d.cuda_stream().context().ordinal() as i32).w()?;
+    // SAFETY: the device exists.
+    unsafe { result::device::get_default_mem_pool(card) }.w()
+}
+
+pub(super) fn memory(d: &CudaDevice) -> Result<DeviceMemory> {
+    let (free, total) = d.cuda_stream().context().mem_get_info().w()?;
+    let pool = pool(d)?;
+    let read = |attribute| -> Result<u64> {
+        let mut bytes = 0u64;
+        // SAFETY: the pool is alive, and both attributes are u64.
+        unsafe { result::mem_pool::get_attribute(pool, attribute, (&raw mut bytes).cast()) }.w()?;
+        Ok(bytes)
+    };
+    Ok(DeviceMemory {
+        taken: (total - free) as u64,
+        live: read(sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_CURRENT)?,
+        peak: read(sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH)?,
+    })
+}
+
+/// Gives the pool's free memory back to the driver, and counts the peak anew.
+pub(super) fn trim(d: &CudaDevice) -> Result<()> {
+    let (pool, mut zero) = (pool(d)?, 0u64);
+    // What was freed is free once the stream has come to it.
+    d.cuda_stream().synchronize().w()?;
+    // SAFETY: the pool is alive; the attribute is a u64, and 0 starts it over.
+    unsafe {
+        result::mem_pool::trim_to(pool, 0).w()?;
+        let peak = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH;
+        result::mem_pool::set_attribute(pool, peak, (&raw mut zero).cast()).w()
+    }
+}
+
+/// The card's name, and the newest CUDA that its driver knows.
+pub(super) fn about(d: &CudaDevice) -> Result<[(&'static str, String); 2]> {
+    let mut version = 0;
+    // SAFETY: the place is an int, as the call asks.
+    unsafe { sys::cuDriverGetVersion(&raw mut version) }.result().w()?;
+    let version = format!("{}.{}", version / 1000, version % 1000 / 10);
+    let name = d.cuda_stream().context().name().w()?;
+    Ok([("gpu", name), ("cuda_of_driver", version)])
 }

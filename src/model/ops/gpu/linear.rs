@@ -8,9 +8,9 @@ use super::elementwise::cast;
 use super::gemm::{Mat, Product};
 use super::launch::{Arg, Grid, out};
 use super::op::GpuOp;
-use crate::model::nf4::Nf4;
+use crate::model::nf4::{BLOCK, Nf4};
 use crate::model::ops::Dropout;
-use crate::model::scales::{DYNAMIC_MAP, Scales};
+use crate::model::scales::{DYNAMIC_MAP, NESTED_BLOCK, Scales};
 use crate::model::weight::Weight;
 
 /// Up to so many rows are multiplied by reading the weight once, without cuBLAS.
@@ -44,6 +44,28 @@ impl DeviceNf4 {
         }
         let packed = bytes(w.packed())?;
         Ok(DeviceNf4 { shape: w.shape(), packed, codes, nested, map, single, offset })
+    }
+
+    /// From what is in the memory of the GPU already, bytes and f32: `packed [out·in/2]`,
+    /// `codes [out·in/64]` and `nested [out·in/16384]`, each rounded up; scales are
+    /// those of the signed dynamic map.
+    pub fn from_parts(
+        shape: (usize, usize),
+        packed: Tensor,
+        codes: Tensor,
+        nested: Tensor,
+        offset: f32,
+    ) -> Result<DeviceNf4> {
+        let n = shape.0 * shape.1;
+        let blocks = n.div_ceil(BLOCK);
+        let want = [n.div_ceil(2), blocks, blocks.div_ceil(NESTED_BLOCK)];
+        let have = [&packed, &codes, &nested].map(Tensor::elem_count);
+        if have != want {
+            bail!("nf4: {shape:?} weights need parts of {want:?} values, there are {have:?}");
+        }
+        let map = Tensor::from_slice(&DYNAMIC_MAP[..], DYNAMIC_MAP.len(), packed.device())?;
+        let (codes, nested, map) = (Some(codes), Some(nested), Some(map));
+        Ok(DeviceNf4 { shape, packed, codes, nested, map, single: None, offset })
     }
 
     /// Back in ordinary memory.

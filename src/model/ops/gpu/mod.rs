@@ -19,6 +19,7 @@ mod gemm;
 mod launch;
 mod linear;
 mod logprob;
+mod memory;
 mod norm;
 mod op;
 mod optimizer;
@@ -30,15 +31,18 @@ use std::sync::Arc;
 use candle_core::{Device, Result, Tensor};
 
 pub(super) use attention::Attention;
+pub(crate) use buffer::View;
 pub use buffer::copy_of;
 pub use cache::{DeviceCache, StepRows, cached_attention};
 #[cfg(feature = "cuda")]
 pub use cuda::open;
 pub(super) use elementwise::{AddBias, LogSigmoid, SwiGlu};
 pub use emulator::{Emulator, Launcher, emulated};
+pub(crate) use gemm::{Mat, Product};
 pub(crate) use linear::DeviceNf4;
 pub(super) use linear::{Frozen, LoraLinear, Trained};
 pub(super) use logprob::{HeadLogProb, LogProb};
+pub use memory::DeviceMemory;
 pub(super) use norm::RmsNorm;
 pub(super) use op::{apply1, apply2, apply3};
 pub use optimizer::{AdamStep, adamw, square_sum};
