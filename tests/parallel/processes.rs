@@ -47,7 +47,7 @@ fn sampling() -> Sampling {
 }
 
 fn student() -> ModelRef {
-    ModelRef { name: "tiny".into(), sha256: "of a test".into() }
+    ModelRef { name: "tiny".into(), sha256: "of a test".into(), compute: Default::default() }
 }
 
 /// Instruction tuning on a perfect teacher's answers, and refinement after it.
