@@ -3,6 +3,8 @@
 //! here, with a model each; `processes` starts them as the program does.
 
 mod common;
+#[path = "common/emulator.rs"]
+mod emulator;
 #[path = "parallel/processes.rs"]
 mod processes;
 
@@ -14,7 +16,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use candle_core::{Device, Tensor, Var};
 use common::{message, parameters, tiny_config, tiny_frozen, tiny_tokenizer, values};
-use cotalign::model::{Config, LoraConfig, Pass, Transformer};
+use cotalign::model::{Config, LoraConfig, Pass, Placement, Transformer};
 use cotalign::task::{Benchmark, Split};
 use cotalign::teach::{DemonstrationSet, demonstrations};
 use cotalign::tune::loss::Example;
@@ -258,6 +260,27 @@ fn a_world_of_one_changes_no_bit() {
     let one = tuned(&mut World::over(0, 1, Local::single()), "mixtral", (2, 2), &plan(3));
     assert!(one == alone);
     assert_eq!(self_test(&Device::Cpu).unwrap(), "a sum over one rank, by the host");
+}
+
+/// The same where the optimizer reads the gradients by their addresses in the one buffer.
+#[test]
+fn nor_does_it_on_a_gpu() {
+    let Some(emulated) = emulator::emulated() else { return };
+    let run = |world: &mut World| {
+        let mut model = tiny_frozen(&tiny_config("llama"), 3);
+        model.quantise().unwrap();
+        let mut model = model.at(&Placement::CPU).unwrap();
+        model.add_lora(&lora(), 3).unwrap();
+        let mut objective = Instruct::new(some_examples(4), 1, 2, 7).unwrap();
+        let log = train_in(world, &model, &mut objective, &plan(2), Path::new(""), &mut nothing);
+        (log.unwrap(), parameters(&model))
+    };
+    let (alone, one) = emulated
+        .target
+        .run(|| (run(&mut World::alone()), run(&mut World::over(0, 1, Local::single()))));
+    assert!(one == alone);
+    let unused = emulated.not_launched();
+    assert!(!unused.iter().any(|name| name == "adamw"), "not the GPU's optimizer: {unused:?}");
 }
 
 /// The steps of a run that rank 0 checkpoints and that is stopped on all ranks at once.
