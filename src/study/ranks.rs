@@ -210,7 +210,7 @@ impl Drop for Workers {
     }
 }
 
-/// What a process started by `together` does: the stage that standard input names, as
+/// What a process started for a tuning stage does: the stage that standard input names, as
 /// the rank that the environment names.
 pub fn work_as_rank() -> Result<()> {
     let mut line = String::new();

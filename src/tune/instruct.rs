@@ -121,6 +121,8 @@ impl Instruct {
 pub struct InstructBatch {
     items: Vec<usize>,
     step_tokens: usize,
+    /// Micro-batches that it is: 1, or the part of one that was split.
+    weight: f64,
 }
 
 impl Objective for Instruct {
@@ -131,7 +133,10 @@ impl Objective for Instruct {
             (0..self.accumulation).map(|_| self.epochs.take(self.batch)).collect();
         let tokens = |i: &usize| self.examples[*i].tokens.len() - self.examples[*i].answer;
         let step_tokens = micro.iter().flatten().map(tokens).sum();
-        Ok(micro.into_iter().map(|items| InstructBatch { items, step_tokens }).collect())
+        Ok(micro
+            .into_iter()
+            .map(|items| InstructBatch { items, step_tokens, weight: 1.0 })
+            .collect())
     }
 
     fn loss(
@@ -142,14 +147,17 @@ impl Objective for Instruct {
     ) -> Result<(Tensor, Later)> {
         let items: Vec<&Example> = batch.items.iter().map(|i| &self.examples[*i]).collect();
         let lp = token_log_probs(model, &items, pass)?;
-        let metrics = Metrics::from([("num_tokens".to_string(), (lp.example.len() as f64, 1.0))]);
+        let metrics =
+            Metrics::from([("num_tokens".to_string(), (lp.example.len() as f64, batch.weight))]);
         Ok((sft(&lp, batch.step_tokens)?, Box::new(|| Ok(metrics))))
     }
 
     fn split(&self, batch: InstructBatch, parts: usize) -> Result<Vec<InstructBatch>> {
-        let InstructBatch { items, step_tokens } = batch;
+        let InstructBatch { items, step_tokens, weight } = batch;
         let parts = items.chunks(items.len().div_ceil(parts).max(1));
-        Ok(parts.map(|items| InstructBatch { items: items.to_vec(), step_tokens }).collect())
+        let weight = weight / parts.len() as f64;
+        let part = |items: &[usize]| InstructBatch { items: items.to_vec(), step_tokens, weight };
+        Ok(parts.map(part).collect())
     }
 }
 

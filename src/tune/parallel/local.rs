@@ -199,6 +199,7 @@ impl Transport for Local {
 
     fn fail(&mut self, why: &str) {
         self.peers.iter_mut().for_each(|peer| peer.fail(why));
+        self.peers.iter_mut().for_each(Peer::drain);
     }
 }
 

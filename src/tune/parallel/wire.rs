@@ -2,8 +2,8 @@
 //! endian), the content.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::TcpStream;
-use std::time::Duration;
+use std::net::{Shutdown, TcpStream};
+use std::time::{Duration, Instant};
 
 use anyhow::{Error, Result, anyhow, bail};
 
@@ -33,10 +33,28 @@ impl Peer {
         self.write(CONTENT, content)
     }
 
-    /// Says why this process gives up, if anybody still listens.
+    /// Says why this process gives up, if anybody still listens; nothing comes after it.
     pub fn fail(&mut self, why: &str) {
         let _ = self.stream.set_write_timeout(Some(Duration::from_secs(1)));
         let _ = self.write(FAILURE, why.as_bytes());
+        let _ = self.stream.shutdown(Shutdown::Write);
+    }
+
+    /// Reads on, for a second at most, until the other end gives up, too. A link that is
+    /// closed with messages unread would take the last word with it.
+    pub fn drain(&mut self) {
+        let until = Instant::now() + Duration::from_secs(1);
+        let _ = self.stream.set_read_timeout(Some(Duration::from_millis(200)));
+        let mut rest = vec![0; 1 << 16];
+        while Instant::now() < until {
+            match self.stream.read(&mut rest) {
+                Ok(0) => return,
+                Err(e) if !matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                    return;
+                }
+                _ => {}
+            }
+        }
     }
 
     fn write(&mut self, kind: u8, content: &[u8]) -> Result<()> {
