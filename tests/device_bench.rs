@@ -59,7 +59,7 @@ fn every_work_is_measured() {
         ("bandwidth", 1, &["copy_bytes_per_s"]),
         ("sft", 2, &["batch", "tokens_per_s", "length", "answer"]),
         ("dpo", 2, &["batch", "tokens_per_s", "pairs_per_s"]),
-        ("steps", 1, &["batch", "model_flops", "mfu", "mfu_without_recompute", "peak_tflops"]),
+        ("steps", 1, &["batch", "model_flops", "mfu", "hfu", "peak_tflops"]),
         ("decode", 2, &["batch", "tokens_per_s", "bandwidth/bytes_per_s", "bandwidth/share"]),
     ] {
         assert_eq!(of(work).len(), count, "{work}");

@@ -11,14 +11,13 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use candle_core::{DType, Device};
 use serde::{Deserialize, Serialize};
 
 use super::stage::Stage;
 use super::store::Store;
 use super::work::{Workshop, lessons};
 use crate::model::{Placement, load_adapter, load_at, locate};
-use crate::tune::parallel::{Local, Patience, World, local_rank};
+use crate::tune::parallel::{Local, Patience, World};
 use crate::tune::{instruct_in, refine_in};
 
 /// How many processes tune together.
@@ -61,10 +60,6 @@ struct Job {
     dir: PathBuf,
     models: PathBuf,
     runs: PathBuf,
-    /// On a CUDA device, that of LOCAL_RANK.
-    cuda: bool,
-    /// candle's name.
-    dtype: String,
 }
 
 /// NCCL's sums of two stages on the same GPUs could wait for each other for ever.
@@ -90,8 +85,6 @@ pub(super) fn together<R>(
         dir: dir.to_path_buf(),
         models: shop.models.to_path_buf(),
         runs: shop.store.root().to_path_buf(),
-        cuda: place.device.is_cuda(),
-        dtype: place.dtype.as_str().to_string(),
     };
     // So that no other user of the host takes part.
     let key = secret();
@@ -230,12 +223,13 @@ pub fn work_as_rank() -> Result<()> {
         eprintln!("error: rank 0 is gone");
         std::process::exit(1);
     });
-    let device = match job.cuda {
-        true => card(local_rank()?)?,
-        false => Device::Cpu,
+    let student = match &job.stage {
+        Stage::Instruct(p) => &p.student,
+        Stage::Refine(p) => &p.student,
+        other => bail!("{} is not tuning: it has no ranks", other.name()),
     };
-    let dtype: DType = job.dtype.parse().ok().context("an unknown type")?;
-    let place = Placement { device, dtype };
+    // LOCAL_RANK says which card.
+    let place = student.compute.open()?;
     // Joined before the model is loaded, so that all ranks load at the same time.
     let mut world = World::from_env(&place.device)?;
     let store = Store::open(&job.runs)?;
@@ -266,16 +260,4 @@ pub fn work_as_rank() -> Result<()> {
         other => bail!("{} is not tuning: it has no ranks", other.name()),
     }
     Ok(())
-}
-
-#[cfg(feature = "cuda")]
-fn card(ordinal: usize) -> Result<Device> {
-    crate::model::ops::gpu::open(ordinal).with_context(|| {
-        format!("CUDA device {ordinal}; --ranks may be the number of GPUs at most")
-    })
-}
-
-#[cfg(not(feature = "cuda"))]
-fn card(_: usize) -> Result<Device> {
-    bail!("this program was built without CUDA: see make cuda")
 }

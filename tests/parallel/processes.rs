@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use cotalign::model::{LoraConfig, Sampling, save_base};
+use cotalign::model::{Compute, LoraConfig, Sampling, save_base};
 use cotalign::study::{
     AnnotatePlan, InstructPlan, ModelRef, Plan, QuestionsRef, Ranks, RefinePlan, RunId, Source,
     Spec, Stage, Store, Workshop,
@@ -47,7 +47,7 @@ fn sampling() -> Sampling {
 }
 
 fn student() -> ModelRef {
-    ModelRef { name: "tiny".into(), sha256: "of a test".into(), compute: Default::default() }
+    ModelRef { name: "tiny".into(), sha256: "of a test".into(), compute: Compute::Cpu }
 }
 
 /// Instruction tuning on a perfect teacher's answers, and refinement after it.

@@ -171,15 +171,6 @@ impl World {
     }
 }
 
-/// The number of the CUDA device that this process should take: LOCAL_RANK, as torch's
-/// launcher sets it, and 0 without.
-pub fn local_rank() -> Result<usize> {
-    match std::env::var_os("LOCAL_RANK") {
-        None => Ok(0),
-        Some(_) => number("LOCAL_RANK"),
-    }
-}
-
 fn number(name: &str) -> Result<usize> {
     let text = std::env::var(name).with_context(|| {
         format!("{name}: not set; each rank needs RANK, WORLD_SIZE, MASTER_PORT")

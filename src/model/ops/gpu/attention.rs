@@ -23,6 +23,13 @@ pub struct Attention {
     pub segments: Arc<[Segment]>,
 }
 
+/// Values from one row of scores to the next: a multiple of 16 bytes, without which the
+/// products on tensor cores are slow. An example is fed without its last token, so odd
+/// lengths are the rule.
+fn width(len: usize) -> usize {
+    len.next_multiple_of(8)
+}
+
 /// The heads of one step: key heads `first .. first + count` and the queries that read
 /// them, of which key head `j` has `group`.
 #[derive(Clone, Copy)]
@@ -44,7 +51,7 @@ impl Attention {
     /// Key heads in portions whose scores fit.
     fn portions(&self, len: usize) -> impl Iterator<Item = Heads> + use<> {
         let kv = self.shape.kv_heads;
-        let count = (SCORES / (self.group() * len * len).max(1)).clamp(1, kv);
+        let count = (SCORES / (self.group() * len * width(len)).max(1)).clamp(1, kv);
         (0..kv).step_by(count).map(move |first| Heads { first, count: count.min(kv - first) })
     }
 
@@ -59,9 +66,10 @@ impl Attention {
         m.offset(s.start * kw + heads.first * d).batched(d)
     }
 
-    /// Square matrices `[len, len]` of the `j`-th query heads.
+    /// Square matrices `[len, len]` of the `j`-th query heads, in rows of [`width`].
     fn squares(&self, m: Mat, len: usize, j: usize) -> Mat {
-        m.offset(j * len * len).batched(self.group() * len * len)
+        let size = len * width(len);
+        m.offset(j * size).batched(self.group() * size)
     }
 
     /// Rows turned to their positions, or back.
@@ -88,15 +96,21 @@ impl Attention {
         for j in 0..self.group() {
             let a = self.queries(Mat::rows(q, qw), s, heads, j);
             let b = self.keys(Mat::transposed(k, kw), s, heads);
-            let c = self.squares(Mat::out(scores, len)?, len, j);
+            let c = self.squares(Mat::out(scores, width(len))?, len, j);
             let product = Product::of(len, len, d).scaled(self.shape.scale()).batch(heads.count);
             gpu.gemm(product, c, a, b)?;
         }
         let rows = heads.count * self.group();
         let window = self.shape.window.unwrap_or(0);
         let dtype = p.dtype();
-        let args =
-            [out(scores)?, out(p)?, Arg::int(len), Arg::int(len), Arg::I32(0), Arg::int(window)];
+        let args = [
+            out(scores)?,
+            out(p)?,
+            Arg::int(len),
+            Arg::int(width(len)),
+            Arg::I32(0),
+            Arg::int(window),
+        ];
         let grid = Grid { blocks: [len as u32, rows as u32, 1], threads: 128, shared: 0 };
         gpu.launch("softmax_causal", dtype, grid, &args)
     }
@@ -106,7 +120,7 @@ impl Attention {
         let group = self.group();
         let of = |s: &Segment| {
             let heads = self.portions(s.len).map(|h| h.count).max().unwrap_or(0);
-            heads * group * s.len * s.len
+            heads * group * s.len * width(s.len)
         };
         gpu.buffer(self.segments.iter().map(of).max().unwrap_or(0), dtype)
     }
@@ -123,7 +137,7 @@ impl Attention {
                 let qk = (&q.view()?, &k.view()?);
                 self.probabilities(gpu, qk, s, heads, (&mut scores, &mut p))?;
                 for j in 0..self.group() {
-                    let a = self.squares(Mat::rows(&p.view()?, s.len), s.len, j);
+                    let a = self.squares(Mat::rows(&p.view()?, width(s.len)), s.len, j);
                     let b = self.keys(Mat::rows(&v, kw), s, heads);
                     let c = self.queries(Mat::out(&mut o, qw)?, s, heads, j);
                     gpu.gemm(Product::of(s.len, d, s.len).batch(heads.count), c, a, b)?;
@@ -154,7 +168,7 @@ impl Attention {
             for heads in self.portions(len) {
                 self.probabilities(gpu, (&q, &k), s, heads, (&mut scores, &mut p))?;
                 let square = |b: &Buffer, transposed: bool, j| -> Result<Mat> {
-                    let m = Mat::rows(&b.view()?, len);
+                    let m = Mat::rows(&b.view()?, width(len));
                     Ok(self.squares(Mat { transposed, ..m }, len, j))
                 };
                 for j in 0..self.group() {
@@ -162,12 +176,13 @@ impl Attention {
                     let c = self.keys(Mat::out(&mut dv, kw)?, s, heads);
                     let product = Product::of(len, d, len).batch(heads.count).added(j > 0);
                     gpu.gemm(product, c, square(&p, true, j)?, g)?;
-                    let c = self.squares(Mat::out(&mut scores, len)?, len, j);
+                    let c = self.squares(Mat::out(&mut scores, width(len))?, len, j);
                     let b = self.keys(Mat::transposed(&v, kw), s, heads);
                     gpu.gemm(Product::of(len, len, d).batch(heads.count), c, g, b)?;
                 }
                 let rows = heads.count * self.group() * len;
-                let args = [out(&mut p)?, out(&mut scores)?, out(&mut ds)?, Arg::int(len)];
+                let sizes = [Arg::int(len), Arg::int(width(len))];
+                let args = [out(&mut p)?, out(&mut scores)?, out(&mut ds)?, sizes[0], sizes[1]];
                 gpu.launch("softmax_backward", dtype, Grid::rows(rows, 128), &args)?;
                 for j in 0..self.group() {
                     let product = Product::of(len, d, len).scaled(scale).batch(heads.count);

@@ -33,6 +33,13 @@ impl StepFlops {
         StepFlops { forward, backward: products + 2.0 * attention + head, recompute: forward }
     }
 
+    /// What the model asks for, however it is computed: of utilisation, the strict kind
+    /// (Chowdhery et al. 2022, appendix B).
+    pub fn model(&self) -> f64 {
+        self.forward + self.backward
+    }
+
+    /// What the card does.
     pub fn total(&self) -> f64 {
         self.forward + self.backward + self.recompute
     }
@@ -52,6 +59,7 @@ mod tests {
         let attention = 32.0 * 2.0 * 512.0 * 512.0 * 4096.0;
         let head = 2.0 * 128.0 * 32000.0 * 4096.0;
         assert_eq!(f.forward, products + attention + head);
+        assert_eq!(f.model(), 2.0 * products + 3.0 * attention + 2.0 * head);
         assert_eq!(f.total(), 3.0 * products + 4.0 * attention + 3.0 * head);
         assert!((f.total() / 2e13 - 1.0).abs() < 0.06, "{}", f.total());
     }

@@ -192,8 +192,8 @@ impl Session<'_> {
         let second = limits.tflops * 1e12 * whole / 1e3;
         let found = json!({
             "shape": shape.name(), "batch": batch, "split": Value::from(parts),
-            "model_flops": flops.total(), "mfu": flops.total() / second,
-            "mfu_without_recompute": (flops.forward + flops.backward) / second,
+            "model_flops": flops.model(), "mfu": flops.model() / second,
+            "hardware_flops": flops.total(), "hfu": flops.total() / second,
             "peak_tflops": limits.tflops, "notes": NOTES,
         });
         self.line("steps", &[found, taken.fields()])
@@ -205,7 +205,7 @@ const PROFILED: usize = 3;
 
 const NOTES: &str = "split: means of 3 steps with an event before and after each kernel and \
     product; other is what no class holds: candle's own element-wise kernels, copies, launches \
-    and waiting. model_flops: 2N a token forward, 2N for the gradient of the activations \
-    (frozen weights have none of their own), 2N for the forward pass again (gradient \
-    checkpointing), causal attention and the head on labelled tokens on top; \
-    mfu_without_recompute leaves the pass again out";
+    and waiting. model_flops: 2N a token forward and 2N for the gradient of the \
+    activations (frozen weights have none of their own), causal attention and the head on \
+    labelled tokens on top; hardware_flops counts the forward pass that gradient \
+    checkpointing does again as well";

@@ -28,19 +28,21 @@ __device__ __forceinline__ void softmax_causal(const float* s, T* p, int len, in
   }
 }
 
-// ds = p·(dp − Σ p·dp), dp in f32.
+// ds = p·(dp − Σ p·dp), dp in f32, over the first `live` of `cols` columns; the others,
+// which only fill rows up to a width that products like, are written 0 and not read.
 //
 // Grid rows, block 128 or 256 (a multiple of 32).
 template <class T>
-__device__ __forceinline__ void softmax_backward(const T* p, const float* dp, T* ds, int cols) {
+__device__ __forceinline__ void softmax_backward(const T* p, const float* dp, T* ds, int live,
+                                                 int cols) {
   REQUIRE(blockDim.x % 32 == 0);
   size_t start = (size_t)blockIdx.x * cols;
   p += start, dp += start, ds += start;
   float dot = 0.0f;
-  for (int i = threadIdx.x; i < cols; i += blockDim.x) dot += to_float(p[i]) * dp[i];
+  for (int i = threadIdx.x; i < live; i += blockDim.x) dot += to_float(p[i]) * dp[i];
   dot = block_sum(dot);
   for (int i = threadIdx.x; i < cols; i += blockDim.x)
-    ds[i] = from_float<T>(to_float(p[i]) * (dp[i] - dot));
+    ds[i] = from_float<T>(i < live ? to_float(p[i]) * (dp[i] - dot) : 0.0f);
 }
 
 #define KERNEL(T, form)                                                                            \
@@ -49,8 +51,8 @@ __device__ __forceinline__ void softmax_backward(const T* p, const float* dp, T*
     softmax_causal(s, p, len, cols, offset, window);                                               \
   }                                                                                                \
   extern "C" __global__ void softmax_backward_##form(const T* p, const float* dp, T* ds,           \
-                                                     int cols) {                                   \
-    softmax_backward(p, dp, ds, cols);                                                             \
+                                                     int live, int cols) {                         \
+    softmax_backward(p, dp, ds, live, cols);                                                       \
   }
 FORMS(KERNEL)
 #undef KERNEL
