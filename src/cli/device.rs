@@ -11,6 +11,7 @@ use clap::{Args, Subcommand};
 use cotalign::model::open_gpu;
 use cotalign::study::device::bench::{BenchPlan, Lengths, Shape, Told, Work, bench};
 use cotalign::study::device::{Compared, Target, check};
+use cotalign::tune::parallel::self_test;
 
 /// What the scripts in tests/cuda end with where there is no GPU.
 const NO_GPU: u8 = 3;
@@ -107,6 +108,7 @@ fn run_check(target: &Target) -> Result<ExitCode> {
         let dtype = c.dtype.as_str();
         println!("{:62} {dtype:>5} {:9.2e} {:9.1e}  {verdict}", c.what, c.off, c.allowed);
     })?;
+    println!("{}", self_test(&target.device)?);
     let wrong = all.iter().filter(|c| !c.holds()).count();
     let seconds = start.elapsed().as_secs_f64();
     let summary = match wrong {

@@ -115,7 +115,9 @@ fn cores() -> usize {
 
 pub fn reproduce(args: RunArgs, places: Places) -> Result<()> {
     let mut places = args.places(places);
-    let plan = args.spec()?.resolve(&places.models)?;
+    let spec = args.spec()?;
+    spec.compute.unwrap_or_default().check()?;
+    let plan = spec.resolve(&places.models)?;
     if plan.scale == "smoke" && args.out.is_none() {
         // Numbers that mean nothing must not replace those that do.
         places.results = places.runs.join("smoke/results");

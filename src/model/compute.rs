@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Device};
 use serde::{Deserialize, Serialize};
 
@@ -50,6 +50,14 @@ impl Compute {
         }
     }
 
+    /// An error if this program or machine has no such device, told before any work.
+    pub fn check(self) -> Result<()> {
+        if !self.is_cpu() {
+            ensure!(gpus()? > 0, "there is no NVIDIA GPU here; --device cpu needs none");
+        }
+        Ok(())
+    }
+
     /// Opens the device: of several GPUs that of this process's rank (`LOCAL_RANK`, as
     /// torchrun sets it), else the first. Tensors of one model and its data must come
     /// from one call.
@@ -83,6 +91,22 @@ fn cuda(dtype: DType) -> Result<Placement> {
     Ok(Placement { device: open_gpu(ordinal)?, dtype })
 }
 
+/// How many there are.
+#[cfg(feature = "cuda")]
+fn gpus() -> Result<i32> {
+    use candle_core::cuda_backend::cudarc::driver::CudaContext;
+    CudaContext::device_count().context("the driver does not answer; nvidia-smi may say why")
+}
+
+#[cfg(not(feature = "cuda"))]
+fn gpus() -> Result<i32> {
+    bail!("{WITHOUT}")
+}
+
+#[cfg(not(feature = "cuda"))]
+const WITHOUT: &str =
+    "this program was built without CUDA, for the cpu alone; `make cuda` builds one that has it";
+
 /// The GPU with this number, set up for training.
 #[cfg(feature = "cuda")]
 pub fn open_gpu(ordinal: usize) -> Result<Device> {
@@ -93,7 +117,7 @@ pub fn open_gpu(ordinal: usize) -> Result<Device> {
 /// The GPU with this number: an error, in a program without them.
 #[cfg(not(feature = "cuda"))]
 pub fn open_gpu(_: usize) -> Result<Device> {
-    bail!("this program was built without CUDA; `make cuda` builds one that has it")
+    bail!("{WITHOUT}")
 }
 
 #[cfg(test)]
