@@ -66,19 +66,3 @@ extern "C" __global__ void adamw(float* theta, const float* g, float* m, float* 
     write(v + i, left, wide, second);
   }
 }
-
-// sum += g: the gradients of a step's micro-batches.
-//
-// Grid any, block any (256).
-extern "C" __global__ void accumulate(float* sum, const float* g, u64 n) {
-  constexpr int V = WIDTH<float>;
-  bool wide = aligned16(sum) && aligned16(g);
-  for (size_t i = grid_thread() * V; i < n; i += grid_threads() * V) {
-    float a[V], b[V];
-    read(sum + i, n - i, wide, a);
-    read(g + i, n - i, wide, b);
-    UNROLL
-    for (int j = 0; j < V; j++) a[j] += b[j];
-    write(sum + i, n - i, wide, a);
-  }
-}
