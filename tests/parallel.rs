@@ -338,11 +338,12 @@ fn ranks_that_start_differently_are_refused() {
 #[test]
 fn a_lost_rank_is_named_within_seconds() {
     let started = Instant::now();
-    let patience = Patience { silence: Duration::from_millis(600), ..QUICK };
-    for (how, wanted) in [
-        ("gives up", "rank 1: the disk is full"),
-        ("ends", "rank 1 is lost"),
-        ("hangs", "rank 1 has said nothing for 0.6 s"),
+    // Long enough for a step on a machine that is busy with other tests.
+    let short = Patience { silence: Duration::from_secs(4), ..QUICK };
+    for (how, patience, wanted) in [
+        ("gives up", QUICK, "rank 1: the disk is full"),
+        ("ends", QUICK, "rank 1 is lost"),
+        ("hangs", short, "rank 1 has said nothing for 4 s"),
     ] {
         let found = linked(3, patience, |rank, local| {
             let mut world = World::over(rank, 3, local);
@@ -353,7 +354,7 @@ fn a_lost_rank_is_named_within_seconds() {
             let stop = |step: usize, _: &LogLine| match (rank, how, step) {
                 (1, "gives up", 3) => bail!("the disk is full"),
                 (1, "hangs", s) if s == steps => {
-                    std::thread::sleep(Duration::from_secs(2));
+                    std::thread::sleep(Duration::from_secs(9));
                     bail!("late")
                 }
                 // As if killed: no word to the others.
@@ -369,7 +370,7 @@ fn a_lost_rank_is_named_within_seconds() {
         assert!(found[0].contains(wanted), "{how}: {found:?}");
         assert!(found[2].contains("rank 1"), "{how}, seen from rank 2: {found:?}");
     }
-    assert!(started.elapsed() < Duration::from_secs(30), "{:?}", started.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(60), "{:?}", started.elapsed());
 }
 
 /// Who takes part is decided by the key, the size and the rank.
