@@ -45,7 +45,7 @@ fn library() -> Result<&'static Library, String> {
 pub struct Emulated {
     pub target: Target,
     launched: Arc<Mutex<BTreeSet<String>>>,
-    library: &'static Library,
+    kernels: &'static Library,
 }
 
 /// None, with a word about it, where there is no compiler.
@@ -68,7 +68,7 @@ pub fn emulated() -> Option<Emulated> {
         unsafe { launch(name.as_ptr(), grid.as_ptr(), block.as_ptr(), shared, args.as_mut_ptr()) }
     }));
     let target = Target { device: Device::Cpu, emulator: Some(emulator) };
-    Some(Emulated { target, launched, library })
+    Some(Emulated { target, launched, kernels: library })
 }
 
 #[allow(dead_code)] // Not every test asks.
@@ -78,7 +78,7 @@ impl Emulated {
         // SAFETY: the signature is that of kernels/emulator.cpp, and the text is static.
         let names = unsafe {
             let f =
-                self.library.get::<unsafe extern "C" fn() -> *const c_char>(b"emulated_kernels\0");
+                self.kernels.get::<unsafe extern "C" fn() -> *const c_char>(b"emulated_kernels\0");
             CStr::from_ptr(f.unwrap()())
         };
         let launched = self.launched.lock().unwrap();
@@ -90,7 +90,7 @@ impl Emulated {
     pub fn fall(&self, falling: bool) {
         // SAFETY: as above.
         unsafe {
-            let f = self.library.get::<unsafe extern "C" fn(c_int)>(b"emulated_order\0");
+            let f = self.kernels.get::<unsafe extern "C" fn(c_int)>(b"emulated_order\0");
             f.unwrap()(falling.into());
         }
     }

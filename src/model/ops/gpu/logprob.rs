@@ -1,5 +1,7 @@
 //! Log-probabilities of labelled tokens.
 
+use std::ops::Range;
+
 use candle_core::{DType, Device, Result, Tensor, bail};
 
 use super::Gpu;
@@ -62,11 +64,18 @@ impl HeadLogProb {
     }
 }
 
+/// The logits of some rows, in f32: `z = x[rows] Wᵀ`.
+fn logits(gpu: &Gpu, x: &View, w: &View, rows: Range<usize>, z: &mut Buffer) -> Result<()> {
+    let ((_, d), (vocab, _)) = (x.matrix()?, w.matrix()?);
+    let (a, b) = (Mat::rows(x, d).offset(rows.start * d), Mat::transposed(w, d));
+    gpu.gemm(Product::of(rows.len(), vocab, d), Mat::out(z, vocab)?, a, b)
+}
+
 impl GpuOp<1> for HeadLogProb {
     const NAME: &'static str = "head-log-prob";
 
     fn forward(&self, gpu: &Gpu, [x]: [View; 1]) -> Result<Buffer> {
-        let ((m, d), (vocab, _)) = (x.matrix()?, self.weight.shape()?);
+        let ((m, _), (vocab, _)) = (x.matrix()?, self.weight.shape()?);
         let labels = View::of(&self.labels)?;
         if labels.len() != m {
             bail!("log-prob: {} labels for {m} rows", labels.len());
@@ -78,9 +87,7 @@ impl GpuOp<1> for HeadLogProb {
         let mut z = gpu.buffer((chunk, vocab), DType::F32)?;
         for first in (0..m).step_by(chunk) {
             let rows = chunk.min(m - first);
-            let a = Mat::rows(&x, d).offset(first * d);
-            let b = Mat::transposed(&w.view()?, d);
-            gpu.gemm(Product::of(rows, vocab, d), Mat::out(&mut z, vocab)?, a, b)?;
+            logits(gpu, &x, &w.view()?, first..first + rows, &mut z)?;
             let args = [
                 out(&mut z)?,
                 Arg::Address(labels.address() + 4 * first as u64),
@@ -102,9 +109,7 @@ impl GpuOp<1> for HeadLogProb {
         let mut dz = gpu.buffer((chunk, vocab), x.dtype())?;
         for first in (0..m).step_by(chunk) {
             let rows = chunk.min(m - first);
-            let a = Mat::rows(&x, d).offset(first * d);
-            let b = Mat::transposed(&w.view()?, d);
-            gpu.gemm(Product::of(rows, vocab, d), Mat::out(&mut z, vocab)?, a, b)?;
+            logits(gpu, &x, &w.view()?, first..first + rows, &mut z)?;
             let args = [
                 out(&mut z)?,
                 Arg::Address(labels.address() + 4 * first as u64),
