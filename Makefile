@@ -1,7 +1,12 @@
 # Every way to run this project. Variables, each passed on only when set:
 #   SCALE=smoke  SEEDS=1  ONLY=p1_figure02,p2_figure02  DEVICE=cpu  JOBS=2  RANKS=2  TIME=3600
 
-BIN = $(or $(CARGO_TARGET_DIR),target)/release/cotalign
+# Cargo alone knows where it builds: an environment variable or a config.toml of the user's
+# may say so. A machine that only runs the program may have no Cargo.
+TARGET := $(shell cargo metadata --format-version 1 --no-deps --offline 2>/dev/null | \
+                  sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')
+export CARGO_TARGET_DIR := $(or $(TARGET),$(CARGO_TARGET_DIR),target)
+BIN = $(CARGO_TARGET_DIR)/release/cotalign
 COMMON = $(if $(SEEDS),--seeds $(SEEDS)) $(if $(ONLY),--only $(ONLY)) \
          $(if $(DEVICE),--device $(DEVICE)) $(if $(JOBS),--jobs $(JOBS)) \
          $(if $(RANKS),--ranks $(RANKS))
@@ -17,11 +22,11 @@ build: ## the program, optimised
 	cargo build --release --locked
 
 reproduce: build ## make all tables and figures, running what is missing
-	$(BIN) reproduce $(if $(SCALE),--scale $(SCALE)) $(COMMON)
+	"$(BIN)" reproduce $(if $(SCALE),--scale $(SCALE)) $(COMMON)
 
 smoke: build ## every stage once and tiny, from nothing (the numbers mean nothing)
 	rm -rf runs/smoke
-	$(BIN) reproduce --scale smoke --runs runs/smoke --out runs/smoke $(COMMON)
+	"$(BIN)" reproduce --scale smoke --runs runs/smoke --out runs/smoke $(COMMON)
 
 test: ## all tests
 	cargo test --release --locked
@@ -52,7 +57,7 @@ bench-cuda: ## on a GPU: speed and memory beside the Python stack, into results/
 # Stand-in compiler, own build folder: what comes out cannot run.
 lint-cuda: ## clippy over the CUDA code, without CUDA
 	PATH="$(CURDIR)/tests/cuda:$$PATH" NVCC="$(CURDIR)/tests/cuda/nvcc" CUDA_COMPUTE_CAP=90 \
-	CARGO_TARGET_DIR="$(or $(CARGO_TARGET_DIR),target)/cuda-check" \
+	CARGO_TARGET_DIR="$(CARGO_TARGET_DIR)/cuda-check" \
 	cargo clippy --release --locked --all-targets --features nccl -- -D warnings
 
 # Sanitizers look for what safe Rust cannot do and need a nightly compiler; without them the
@@ -62,7 +67,7 @@ fuzz: ## an hour (TIME) each of random bytes for the answer reader and the loade
 	RUSTC_BOOTSTRAP=1 cargo fuzz run -s none loaders -- -max_total_time=$(or $(TIME),3600)
 
 pocket-models: build ## pretrain the pocket base models from nothing
-	$(BIN) pretrain $(if $(JOBS),--jobs $(JOBS))
+	"$(BIN)" pretrain $(if $(JOBS),--jobs $(JOBS))
 
 notebooks: ## run the notebooks in place; sets up a Rust kernel the first time
 	notebooks/run

@@ -9,6 +9,9 @@ fn main() -> cudaforge::Result<()> {
         .source_files([format!("{KERNELS}/all.cu")])
         .arg("-std=c++17")
         .arg("-O3")
+        // It would compare all.cu alone, and keep old kernels when an included file changes;
+        // Cargo knows when to come here.
+        .no_incremental()
         .build_ptx()?
         .write(out.join("ptx.rs"))
 }

@@ -147,8 +147,18 @@ fn gradients_of_lora_linear() {
         ("lora on nf4 with dropout", &nf4, dropout),
     ] {
         check_gradients(what, &inputs, &|t| {
-            lora_linear(&t[0], weight, &t[1], &t[2], 2.0, dropout).unwrap()
+            lora_linear(&t[0], weight, &t[1], &t[2], 2.0, dropout, false).unwrap()
         });
+        // They do not need the result.
+        let gradients = |unread| {
+            let vars = inputs.each_ref().map(|t| Var::from_tensor(t).unwrap());
+            let y = lora_linear(&vars[0], weight, &vars[1], &vars[2], 2.0, dropout, unread);
+            let upstream = random(6, 9, 13);
+            // The gradient at y is `upstream`, whatever y is.
+            let store = (y.unwrap() * upstream).unwrap().sum_all().unwrap().backward().unwrap();
+            vars.map(|v| values(store.get(&v).unwrap()))
+        };
+        assert_eq!(gradients(true), gradients(false), "{what}");
     }
 }
 
@@ -163,7 +173,7 @@ fn dropout_keeps_the_mean_and_follows_its_key() {
     let x = tensor(vec![1.0; 100 * n], 100, n);
     let mask = |key| {
         let dropout = Some(Dropout { p: 0.25, key });
-        values(&lora_linear(&x, &zero, &one, &one, 1.0, dropout).unwrap())
+        values(&lora_linear(&x, &zero, &one, &one, 1.0, dropout, false).unwrap())
     };
     let seen = mask(1);
     let kept = seen.iter().filter(|x| **x != 0.0).count();

@@ -24,7 +24,8 @@ pub(super) struct Gated {
 
 impl Gated {
     pub fn forward(&self, x: &Tensor, pass: Pass) -> Result<Tensor> {
-        let h = ops::swiglu(&self.gate.forward(x, pass)?, &self.up.forward(x, pass)?)?;
+        let inner = pass.read();
+        let h = ops::swiglu(&self.gate.forward(x, inner)?, &self.up.forward(x, inner)?)?;
         self.down.forward(&h, pass)
     }
 }
@@ -90,9 +91,10 @@ impl Block {
         attend: &mut dyn FnMut(&Tensor, &Tensor, &Tensor) -> Result<Tensor>,
     ) -> Result<(Tensor, Option<Tensor>)> {
         let norm = |x: &Tensor, w: &Tensor| ops::rms_norm(x, w, eps, w.is_variable());
+        let inner = pass.read();
         let h = norm(x, &self.input_norm)?;
         let (mut q, mut k, v) =
-            (self.q.forward(&h, pass)?, self.k.forward(&h, pass)?, self.v.forward(&h, pass)?);
+            (self.q.forward(&h, inner)?, self.k.forward(&h, inner)?, self.v.forward(&h, inner)?);
         if let Some((q_norm, k_norm)) = &self.qk_norm {
             let by_head = |x: &Tensor, w: &Tensor| -> Result<Tensor> {
                 let (n, width) = x.dims2()?;
@@ -101,12 +103,12 @@ impl Block {
             };
             (q, k) = (by_head(&q, q_norm)?, by_head(&k, k_norm)?);
         }
-        let x = (x + self.o.forward(&attend(&q, &k, &v)?, pass)?)?;
+        let x = (x + self.o.forward(&attend(&q, &k, &v)?, inner)?)?;
         let h = norm(&x, &self.post_norm)?;
         Ok(match &self.ff {
             FeedForward::Dense(ff) => ((x + ff.forward(&h, pass)?)?, None),
             FeedForward::Sparse(ff) => {
-                let (y, balance) = ff.forward(&h, pass)?;
+                let (y, balance) = ff.forward(&h, inner)?;
                 ((x + y)?, Some(balance))
             }
         })

@@ -75,11 +75,12 @@ impl LoraConfig {
     }
 }
 
-/// `A [r, in]` and `B [out, r]` of one layer.
+/// `A [r, in]` and `B [out, r]` of one layer; variables, unless the model is
+/// [frozen](super::Transformer::frozen).
 #[derive(Debug, Clone)]
 pub struct Lora {
-    pub a: Var,
-    pub b: Var,
+    pub a: Tensor,
+    pub b: Tensor,
     /// [`LoraConfig::scaling`].
     pub scaling: f64,
 }
@@ -90,6 +91,16 @@ pub struct Pass {
     /// Dropout of the adapters in this pass: its probability, and a key that is
     /// new at each step.
     pub dropout: Option<Dropout>,
+    /// Gradients are made from the pass, but its output is not read: an adapted layer
+    /// may leave its result undefined, since its own gradients do not need it.
+    pub unread: bool,
+}
+
+impl Pass {
+    /// The same for a layer whose result others go on with.
+    pub fn read(self) -> Pass {
+        Pass { unread: false, ..self }
+    }
 }
 
 /// One linear layer, `[out, in]`, named as in the checkpoint.
@@ -112,7 +123,7 @@ impl Linear {
                     .dropout
                     .filter(|d| d.p > 0.0)
                     .map(|d| Dropout { key: rng::mix(d.key, &self.name), ..d });
-                ops::lora_linear(x, &self.weight, &l.a, &l.b, l.scaling, dropout)?
+                ops::lora_linear(x, &self.weight, &l.a, &l.b, l.scaling, dropout, pass.unread)?
             }
         };
         Ok(match &self.bias {
@@ -122,17 +133,21 @@ impl Linear {
     }
 
     /// Adds an adapter as PEFT initialises one: `A` Kaiming-uniform with a = √5,
-    /// which is uniform on ±1/√in, and `B` zero, so the layer is unchanged.
-    pub fn add_lora(&mut self, config: &LoraConfig, seed: u64, device: &Device) -> Result<()> {
+    /// which is uniform on ±1/√in, and `B` zero, so the layer is unchanged. Returns both.
+    pub fn add_lora(
+        &mut self,
+        config: &LoraConfig,
+        seed: u64,
+        device: &Device,
+    ) -> Result<[Var; 2]> {
         let (out, inp) = self.weight.shape()?;
         let mut rng = rng::stream(seed, &format!("lora {}", self.name));
         let a = rng::uniform(&mut rng, config.r * inp, 1.0 / (inp as f64).sqrt());
-        self.lora = Some(Lora {
-            a: Var::from_vec(a, (config.r, inp), device)?,
-            b: Var::from_vec(vec![0f32; out * config.r], (out, config.r), device)?,
-            scaling: config.scaling(),
-        });
-        Ok(())
+        let a = Var::from_vec(a, (config.r, inp), device)?;
+        let b = Var::from_vec(vec![0f32; out * config.r], (out, config.r), device)?;
+        let scaling = config.scaling();
+        self.lora = Some(Lora { a: a.as_tensor().clone(), b: b.as_tensor().clone(), scaling });
+        Ok([a, b])
     }
 
     /// The weight with its adapter folded in: `W + (α/r) B A`, with `W` the
@@ -142,7 +157,7 @@ impl Linear {
         Ok(match &self.lora {
             None => w.to_dtype(dtype)?,
             Some(l) => {
-                let ba = l.b.as_detached_tensor().matmul(&l.a.as_detached_tensor())?;
+                let ba = l.b.detach().matmul(&l.a.detach())?;
                 (w.to_dtype(DType::F32)? + (ba * l.scaling)?)?.to_dtype(dtype)?
             }
         })

@@ -33,15 +33,15 @@ pub(super) struct Recompute {
 }
 
 impl Recompute {
-    fn run(&self, x: &Tensor) -> Result<(Tensor, Option<Tensor>)> {
-        self.block.forward(x, self.pass, self.eps, &mut |q, k, v| {
+    fn run(&self, x: &Tensor, pass: Pass) -> Result<(Tensor, Option<Tensor>)> {
+        self.block.forward(x, pass, self.eps, &mut |q, k, v| {
             Ok(ops::attention(q, k, v, &self.block.shape, &self.segments)?)
         })
     }
 
     /// Block output and balance as one flat tensor: an op has one output.
-    fn flat(&self, x: &Tensor) -> Result<Tensor> {
-        let (y, balance) = self.run(x)?;
+    fn flat(&self, x: &Tensor, pass: Pass) -> Result<Tensor> {
+        let (y, balance) = self.run(x, pass)?;
         Ok(match balance {
             None => y.flatten_all()?,
             Some(b) => Tensor::cat(&[&y.flatten_all()?, &b.reshape(1)?], 0)?,
@@ -55,32 +55,67 @@ impl Recompute {
         // The input of the first block depends on no variable: candle would leave
         // the op out of the graph, and the block's variables without gradients.
         let x = if x.track_op() { x } else { Var::from_tensor(&x)?.into_inner() };
-        let value = self.flat(&x.detach())?.detach();
+        let value = self.flat(&x.detach(), self.pass)?.detach();
         let extra = value.elem_count() > n;
-        let flat = x.apply_op1(Op { again: self, value: Mutex::new(Some(value)) })?;
+        let flat = x.apply_op1(Given::new(value, move |x, g| self.backward(x, g)))?;
         let balance = extra.then(|| flat.narrow(0, n, 1)?.reshape(())).transpose()?;
         let y = if extra { flat.narrow(0, 0, n)? } else { flat };
         Ok((y.reshape(shape)?, balance))
     }
+
+    /// Runs the block again with its graph, and sends `g` back from its output.
+    fn backward(&self, x: &Tensor, g: &Tensor) -> Result<Option<Tensor>> {
+        let x = Var::from_tensor(&x.detach())?;
+        let y = self.flat(&x, Pass { unread: true, ..self.pass })?;
+        // candle starts at a scalar. This one has the gradient g at y; so has Σ y ⊙ g, for
+        // which candle would pass some twenty times over tensors of the size of y.
+        let (start, g) = (Tensor::zeros((), y.dtype(), y.device())?, g.clone());
+        let start = y.apply_op1(Given::new(start, move |_, _| Ok(Some(g.clone()))))?;
+        let store = start.backward()?;
+        let mut sink = self.sink.0.lock().unwrap_or_else(|e| e.into_inner());
+        for (name, var) in &self.vars {
+            if let Some(g) = store.get(var) {
+                sink.push((name.clone(), g.clone()));
+            }
+        }
+        Ok(store.get(&x).cloned())
+    }
 }
 
-struct Op {
-    again: Recompute,
-    /// What the forward pass gives, handed over once: kept, it would double the output.
+/// An op whose result is known before it runs, with a backward pass from argument and
+/// gradient.
+struct Given<B> {
+    /// Handed over once: kept, it would double the result.
     value: Mutex<Option<Tensor>>,
+    backward: B,
 }
 
-impl CustomOp1 for Op {
+impl<B> Given<B>
+where
+    B: Fn(&Tensor, &Tensor) -> Result<Option<Tensor>> + Send + Sync,
+{
+    fn new(value: Tensor, backward: B) -> Given<B> {
+        Given { value: Mutex::new(Some(value)), backward }
+    }
+
+    fn result(&self) -> candle_core::Result<(Storage, Shape)> {
+        let value = self.value.lock().unwrap_or_else(|e| e.into_inner()).take();
+        let Some(value) = value else { candle_core::bail!("recompute: run twice") };
+        Ok((ops::gpu::copy_of(&value)?, value.shape().clone()))
+    }
+}
+
+impl<B> CustomOp1 for Given<B>
+where
+    B: Fn(&Tensor, &Tensor) -> Result<Option<Tensor>> + Send + Sync,
+{
     fn name(&self) -> &'static str {
         "recompute"
     }
 
     fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
-        let value = self.value.lock().unwrap_or_else(|e| e.into_inner()).take();
-        let Some(value) = value else { candle_core::bail!("recompute: run twice") };
-        let n = value.elem_count();
-        match ops::gpu::copy_of(&value)? {
-            Storage::Cpu(s) => Ok((s, n.into())),
+        match self.result()? {
+            (Storage::Cpu(s), shape) => Ok((s, shape)),
             _ => candle_core::bail!("recompute: the value is not in the memory of the CPU"),
         }
     }
@@ -91,28 +126,13 @@ impl CustomOp1 for Op {
         _: &candle_core::CudaStorage,
         _: &Layout,
     ) -> candle_core::Result<(candle_core::CudaStorage, Shape)> {
-        let value = self.value.lock().unwrap_or_else(|e| e.into_inner()).take();
-        let Some(value) = value else { candle_core::bail!("recompute: run twice") };
-        let n = value.elem_count();
-        match ops::gpu::copy_of(&value)? {
-            Storage::Cuda(s) => Ok((s, n.into())),
+        match self.result()? {
+            (Storage::Cuda(s), shape) => Ok((s, shape)),
             _ => candle_core::bail!("recompute: the value is not in the memory of the GPU"),
         }
     }
 
-    /// Runs the block again with its graph, and back-propagates `Σ y ⊙ g`, whose
-    /// gradient at `y` is `g`.
     fn bwd(&self, x: &Tensor, _: &Tensor, g: &Tensor) -> candle_core::Result<Option<Tensor>> {
-        let x = Var::from_tensor(&x.detach())?;
-        let wrong = |e: anyhow::Error| candle_core::Error::Msg(format!("{e:#}"));
-        let y = self.again.flat(&x).map_err(wrong)?;
-        let store = (y * g)?.sum_all()?.backward()?;
-        let mut sink = self.again.sink.0.lock().unwrap_or_else(|e| e.into_inner());
-        for (name, var) in &self.again.vars {
-            if let Some(g) = store.get(var) {
-                sink.push((name.clone(), g.clone()));
-            }
-        }
-        Ok(store.get(&x).cloned())
+        (self.backward)(x, g).map_err(|e| candle_core::Error::Msg(format!("{e:#}")))
     }
 }

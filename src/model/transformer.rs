@@ -319,10 +319,9 @@ impl Transformer {
             if !targeted(&l.name) {
                 continue;
             }
-            l.add_lora(config, seed, &device)?;
-            let lora = l.lora.as_ref().expect("just added");
-            vars.insert(format!("base_model.model.{}.lora_A.weight", l.name), lora.a.clone());
-            vars.insert(format!("base_model.model.{}.lora_B.weight", l.name), lora.b.clone());
+            let [a, b] = l.add_lora(config, seed, &device)?;
+            vars.insert(format!("base_model.model.{}.lora_A.weight", l.name), a);
+            vars.insert(format!("base_model.model.{}.lora_B.weight", l.name), b);
         }
         ensure!(
             !vars.is_empty(),
@@ -332,6 +331,29 @@ impl Transformer {
         );
         self.vars = vars;
         Ok(())
+    }
+
+    /// The same model, sharing its weights as they are, for passes that nothing is learnt
+    /// from: they keep no activations.
+    pub fn frozen(&self) -> Transformer {
+        let mut frozen = self.clone();
+        let norms = frozen.blocks.iter_mut().flat_map(Block::norms_mut);
+        for t in norms.chain([&mut frozen.norm, &mut frozen.embed]) {
+            *t = t.detach();
+        }
+        for l in frozen.blocks.iter_mut().flat_map(Block::linears_mut).chain(&mut frozen.head) {
+            let weight = match &mut l.weight {
+                Weight::Dense(w) => Some(w),
+                _ => None,
+            };
+            let adapter = l.lora.iter_mut().flat_map(|l| [&mut l.a, &mut l.b]);
+            for t in adapter.chain(&mut l.bias).chain(weight) {
+                *t = t.detach();
+            }
+        }
+        frozen.vars = BTreeMap::new();
+        frozen.recomputation = None;
+        frozen
     }
 
     /// Where the model computes, and in which type.

@@ -276,6 +276,7 @@ pub fn instruct_in(
 /// Mean loss of an answer token over all examples, without dropout.
 pub fn mean_loss(model: &Transformer, examples: &[Example]) -> Result<f64> {
     let (mut sum, mut tokens) = (0.0, 0);
+    let model = &model.frozen();
     for chunk in examples.chunks(32) {
         let lp = token_log_probs(model, &chunk.iter().collect::<Vec<_>>(), Pass::default())?;
         tokens += lp.example.len();

@@ -157,6 +157,7 @@ impl Refine {
     ) -> Result<Refine> {
         ensure!(!pairs.is_empty(), "there are no pairs to learn from");
         let mut all = Vec::new();
+        let model = &model.frozen();
         for chunk in pairs.chunks(32) {
             let both: Vec<&Example> =
                 chunk.iter().map(|p| &p.0).chain(chunk.iter().map(|p| &p.1)).collect();
@@ -238,6 +239,7 @@ impl Refine {
     pub fn mean_loss(&self, model: &Transformer) -> Result<f64> {
         let all: Vec<usize> = (0..self.pairs.len()).collect();
         let mut sum = 0.0;
+        let model = &model.frozen();
         for items in all.chunks(32) {
             let (loss, _) = self.evaluate(model, items, 1, Pass::default())?;
             sum += loss.to_scalar::<f32>()? as f64;

@@ -151,7 +151,8 @@ fn all_steps<O: Objective>(
         for (i, batch) in share(world, objective, batches)? {
             let key = rng::mix(plan.seed, &format!("dropout {step} {i}"));
             let dropout = (plan.dropout > 0.0).then_some(Dropout { p: plan.dropout, key });
-            let (part, seen) = objective.loss(model, &batch, Pass { dropout })?;
+            let (part, seen) =
+                objective.loss(model, &batch, Pass { dropout, ..Pass::default() })?;
             parts.push(part.detach());
             later.push((i, seen));
             model.backward(&part, &mut grads)?;

@@ -52,7 +52,8 @@ impl Dropout {
 }
 
 /// LoRA (Hu et al. 2022, as PEFT computes it): `y = x Wᵀ + (α/r) · drop(x) Aᵀ Bᵀ`
-/// with `W [out, in]` frozen, `A [r, in]`, `B [out, r]` trained.
+/// with `W [out, in]` frozen, `A [r, in]`, `B [out, r]` trained. Nobody reads the values
+/// of `y` if it is `unread`: they are undefined then, and its gradients as ever.
 pub fn lora_linear(
     x: &Tensor,
     weight: &Weight,
@@ -60,11 +61,12 @@ pub fn lora_linear(
     b: &Tensor,
     scaling: f64,
     dropout: Option<Dropout>,
+    unread: bool,
 ) -> Result<Tensor> {
     let (weight, scaling) = (weight.clone(), scaling as f32);
     match Gpu::of(x) {
-        Some(_) => gpu::apply3(x, a, b, gpu::LoraLinear { weight, scaling, dropout }),
-        None => x.apply_op3(a, b, LoraLinear { weight, scaling, dropout }),
+        Some(_) => gpu::apply3(x, a, b, gpu::LoraLinear { weight, scaling, dropout, unread }),
+        None => x.apply_op3(a, b, LoraLinear { weight, scaling, dropout, unread }),
     }
 }
 
@@ -164,6 +166,7 @@ struct LoraLinear {
     weight: Weight,
     scaling: f32,
     dropout: Option<Dropout>,
+    unread: bool,
 }
 
 impl LoraLinear {
@@ -198,6 +201,9 @@ impl CustomOp3 for LoraLinear {
             values("lora-linear", b, lb)?,
         );
         let mut y = vec![0f32; n * o];
+        if self.unread {
+            return Ok(output(y, (n, o)));
+        }
         self.weight.with_values(|w| {
             matmul((n, o, k), &mut y, o, false, 1.0, Mat::rows(x, k), Mat::transposed(w, k));
             Ok(())

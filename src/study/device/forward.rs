@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
+use candle_core::op::BackpropOp;
 use candle_core::{DType, Device, Tensor, Var};
 
 use super::check::{Compared, Target, allowed, off, random, values};
@@ -16,6 +17,7 @@ use crate::tune::{AdamW, Gradients, OptimizerPlan};
 
 /// All of it, beside the same on the CPU.
 pub(super) fn check(target: &Target, dtype: DType, keep: &mut dyn FnMut(Compared)) -> Result<()> {
+    copy(target, dtype, keep)?;
     dequantise(target, dtype, keep)?;
     cached_attention(target, dtype, keep)?;
     draws(target, dtype, keep)?;
@@ -28,6 +30,18 @@ pub(super) fn check(target: &Target, dtype: DType, keep: &mut dyn FnMut(Compared
 /// The GPU behind the target, on which `f` runs.
 fn on_gpu<R>(target: &Target, f: impl FnOnce(&Gpu) -> Result<R>) -> Result<R> {
     target.run(|| f(&Gpu::on(&target.device).context("the target is no GPU")?))
+}
+
+/// A part of a tensor, which begins within its memory.
+fn copy(target: &Target, dtype: DType, keep: &mut dyn FnMut(Compared)) -> Result<()> {
+    let part = random("a part of it", &[6, 7])?.to_dtype(dtype)?.narrow(0, 2, 3)?;
+    let theirs = on_gpu(target, |_| {
+        let storage = gpu::copy_of(&part.to_device(&target.device)?)?;
+        values(&Tensor::from_storage(storage, part.shape(), BackpropOp::none(), false))
+    })?;
+    let what = "copy of a part".to_string();
+    keep(Compared { what, dtype, off: off(&values(&part)?, &theirs), allowed: 0.0 });
+    Ok(())
 }
 
 /// Bit for bit: both sides multiply a code by a scale and round once, in bf16 once more.
@@ -72,9 +86,18 @@ const STEPS: [Step; 5] = [
 const COPIES: [(usize, usize, usize); 2] = [(2, 3, 10), (0, 4, 71)];
 
 fn cached_attention(target: &Target, dtype: DType, keep: &mut dyn FnMut(Compared)) -> Result<()> {
-    // Widths on and beside the fast paths.
-    for (kv_heads, d, window) in [(4, 16, None), (2, 12, None), (1, 16, Some(5)), (2, 10, Some(40))]
-    {
+    // Widths on and beside the fast paths, for every number of lanes a key.
+    let shapes = [
+        (4, 16, None),
+        (2, 12, None),
+        (1, 16, Some(5)),
+        (2, 10, Some(40)),
+        (1, 64, None),
+        (2, 128, Some(40)),
+        (1, 90, None),
+        (1, 256, None),
+    ];
+    for (kv_heads, d, window) in shapes {
         let rope = Rope::new(96, &ops::frequencies(d, 10000.0));
         let shape = AttentionShape { heads: 4, kv_heads, head_dim: d, window, rope };
         let widths = [4 * d, kv_heads * d, kv_heads * d];

@@ -119,7 +119,7 @@ pub(super) fn check(target: &Target, dtype: DType, keep: &mut dyn FnMut(Compared
             compare(target, dtype, &what, &inputs, keep, &|v, place| {
                 let w = weight("w", (o, k), nf4, dtype, place)?;
                 let dropout = Some(Dropout { p: 0.25, key: 77 });
-                Ok(ops::lora_linear(&v[0], &w, &v[1], &v[2], 0.5, dropout)?)
+                Ok(ops::lora_linear(&v[0], &w, &v[1], &v[2], 0.5, dropout, false)?)
             })?;
         }
     }

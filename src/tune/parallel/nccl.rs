@@ -8,6 +8,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
+use candle_core::cuda_backend::WrapErr;
 use candle_core::cuda_backend::cudarc::nccl::result::NcclError;
 use candle_core::cuda_backend::cudarc::nccl::{Comm, Id, ReduceOp};
 use candle_core::op::BackpropOp;
@@ -38,6 +39,8 @@ impl Nccl {
         let id: [u8; 128] =
             all[0].as_slice().try_into().ok().context("rank 0 sent no id of NCCL's")?;
         let id = Id::uninit(id.map(|c| c as std::ffi::c_char));
+        // NCCL takes the GPU whose context is current on this thread.
+        device.cuda_stream().context().bind_to_thread().w()?;
         let comm = Comm::from_rank(device.cuda_stream(), rank, size, id)
             .map_err(|e| wrong("one GPU of its own for each rank?", e))?;
         Ok(Nccl { local, comm: Some(comm), device: device.clone() })

@@ -12,8 +12,16 @@ use super::op::GpuOp;
 use super::{Class, Gpu, profile};
 use crate::model::ops::{AttentionShape, Segment};
 
-/// Scores of so many values are alive at a time, at most: 64 MB in f32.
-const SCORES: usize = 1 << 24;
+/// Scores of so many values are alive at a time, at most: 16 MB in f32, so that what one
+/// kernel has written the next one finds in the cache of a large card (50 MB on an H100).
+/// On the emulator so few that short sequences are taken in portions, too.
+fn most_scores(gpu: &Gpu) -> usize {
+    match gpu {
+        #[cfg(feature = "cuda")]
+        Gpu::Cuda(_) => 1 << 22,
+        Gpu::Emulated(_) => 400,
+    }
+}
 
 /// See [`crate::model::ops::attention`]. Scores are made by the sequence and for some
 /// heads at a time, softmax runs on them in f32, and the backward pass makes them
@@ -49,9 +57,10 @@ impl Attention {
     }
 
     /// Key heads in portions whose scores fit.
-    fn portions(&self, len: usize) -> impl Iterator<Item = Heads> + use<> {
+    fn portions(&self, gpu: &Gpu, len: usize) -> impl Iterator<Item = Heads> + use<> {
         let kv = self.shape.kv_heads;
-        let count = (SCORES / (self.group() * len * width(len)).max(1)).clamp(1, kv);
+        let of_one = self.group() * len * width(len);
+        let count = (most_scores(gpu) / of_one.max(1)).clamp(1, kv);
         (0..kv).step_by(count).map(move |first| Heads { first, count: count.min(kv - first) })
     }
 
@@ -119,7 +128,7 @@ impl Attention {
     fn room(&self, gpu: &Gpu, dtype: DType) -> Result<Buffer> {
         let group = self.group();
         let of = |s: &Segment| {
-            let heads = self.portions(s.len).map(|h| h.count).max().unwrap_or(0);
+            let heads = self.portions(gpu, s.len).map(|h| h.count).max().unwrap_or(0);
             heads * group * s.len * width(s.len)
         };
         gpu.buffer(self.segments.iter().map(of).max().unwrap_or(0), dtype)
@@ -133,7 +142,7 @@ impl Attention {
         let mut o = gpu.buffer((n, qw), dtype)?;
         let (mut scores, mut p) = (self.room(gpu, DType::F32)?, self.room(gpu, dtype)?);
         for &s in self.segments.iter() {
-            for heads in self.portions(s.len) {
+            for heads in self.portions(gpu, s.len) {
                 let qk = (&q.view()?, &k.view()?);
                 self.probabilities(gpu, qk, s, heads, (&mut scores, &mut p))?;
                 for j in 0..self.group() {
@@ -165,7 +174,7 @@ impl Attention {
         let mut ds = self.room(gpu, dtype)?;
         for &s in self.segments.iter() {
             let len = s.len;
-            for heads in self.portions(len) {
+            for heads in self.portions(gpu, len) {
                 self.probabilities(gpu, (&q, &k), s, heads, (&mut scores, &mut p))?;
                 let square = |b: &Buffer, transposed: bool, j| -> Result<Mat> {
                     let m = Mat::rows(&b.view()?, width(len));

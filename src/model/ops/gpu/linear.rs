@@ -165,7 +165,7 @@ fn product(gpu: &Gpu, x: &View, w: &Weight) -> Result<Buffer> {
     let ((n, k), (o, i)) = (x.matrix()?, w.shape()?);
     check("linear", k, (o, i))?;
     let mut y = gpu.buffer((n, o), x.dtype())?;
-    if (1..=FEW).contains(&n) {
+    if few(n) {
         // Decoding: the time is that of reading the weight.
         let grid = Grid::rows(o.div_ceil(8), 256);
         let (kernel, mut args) = match w {
@@ -181,10 +181,20 @@ fn product(gpu: &Gpu, x: &View, w: &Weight) -> Result<Buffer> {
         gpu.launch(kernel, x.dtype(), grid, &args)?;
         return Ok(y);
     }
+    add_product(gpu, x, w, &mut y, false)?;
+    Ok(y)
+}
+
+fn few(rows: usize) -> bool {
+    (1..=FEW).contains(&rows)
+}
+
+/// `y = keep · y + x Wᵀ`, by cuBLAS.
+fn add_product(gpu: &Gpu, x: &View, w: &Weight, y: &mut Buffer, keep: bool) -> Result<()> {
+    let ((n, k), (o, _)) = (x.matrix()?, w.shape()?);
     let w = DenseWeight::of(gpu, w, x.dtype())?;
     let (a, b) = (Mat::rows(x, k), Mat::transposed(&w.view()?, k));
-    gpu.gemm(Product::of(n, o, k), Mat::out(&mut y, o)?, a, b)?;
-    Ok(y)
+    gpu.gemm(Product::of(n, o, k).added(keep), Mat::out(y, o)?, a, b)
 }
 
 /// See [`crate::model::ops::linear`]; the weight has no gradient.
@@ -244,6 +254,8 @@ pub struct LoraLinear {
     pub weight: Weight,
     pub scaling: f32,
     pub dropout: Option<Dropout>,
+    /// The result is not read, and stays undefined.
+    pub unread: bool,
 }
 
 fn dropped(gpu: &Gpu, d: Dropout, x: &View) -> Result<Buffer> {
@@ -257,19 +269,29 @@ impl GpuOp<3> for LoraLinear {
     const NAME: &'static str = "lora-linear";
 
     fn forward(&self, gpu: &Gpu, [x, a, b]: [View; 3]) -> Result<Buffer> {
-        let ((n, k), (o, _), (r, _)) = (x.matrix()?, self.weight.shape()?, a.matrix()?);
+        let ((n, k), (o, i), (r, _)) = (x.matrix()?, self.weight.shape()?, a.matrix()?);
+        check("lora-linear", k, (o, i))?;
         check("lora-linear", k, a.matrix()?)?;
         check("lora-linear", r, b.matrix()?)?;
-        let mut y = product(gpu, &x, &self.weight)?;
+        if self.unread {
+            return gpu.buffer((n, o), x.dtype());
+        }
+        // The small product goes first where the large one can be added to it: written
+        // to `y` alone, it need not read it.
+        let mut y =
+            if few(n) { product(gpu, &x, &self.weight)? } else { gpu.buffer((n, o), x.dtype())? };
         let (a, b) = (cast(gpu, &a, x.dtype())?, cast(gpu, &b, x.dtype())?);
         let xd = self.dropout.map(|d| dropped(gpu, d, &x)).transpose()?;
-        let xd = xd.as_ref().map(Buffer::view).transpose()?.unwrap_or(x);
+        let xd = xd.as_ref().map(Buffer::view).transpose()?.unwrap_or(x.clone());
         let mut h = gpu.buffer((n, r), xd.dtype())?;
         let c = Mat::out(&mut h, r)?;
         gpu.gemm(Product::of(n, r, k), c, Mat::rows(&xd, k), Mat::transposed(&a.view()?, k))?;
-        let p = Product::of(n, o, r).scaled(self.scaling).added(true);
+        let p = Product::of(n, o, r).scaled(self.scaling).added(few(n));
         let (h, b) = (Mat::rows(&h.view()?, r), Mat::transposed(&b.view()?, r));
         gpu.gemm(p, Mat::out(&mut y, o)?, h, b)?;
+        if !few(n) {
+            add_product(gpu, &x, &self.weight, &mut y, true)?;
+        }
         Ok(y)
     }
 

@@ -83,6 +83,7 @@ impl Session<'_> {
         slots: usize,
         left: Duration,
     ) -> Result<()> {
+        self.gpu.trim()?;
         let vocab = shape.config().vocab_size;
         let lengths = &self.plan.lengths;
         let all = lengths.prompt_tokens.len();
@@ -105,7 +106,6 @@ impl Session<'_> {
             count >= slots.min(all),
             "no time left: all {all} prompts would take {seconds:.0} s, and there are {left:.0}"
         );
-        self.gpu.trim()?;
         let prompts = if count == all { whole } else { some(count) };
         let most = prompts.limits.iter().copied().max().unwrap_or(1);
         let taken = prompts.run(model, slots, most)?;

@@ -93,7 +93,8 @@ const REAL: Sizes = Sizes {
     answer: 128,
     batches: &[1, 8, 4, 16],
     pairs: &[1, 4, 8],
-    slots: &[128, 256, 64],
+    // The cache of 256 wants a card of more than 120 GB, that of 144 one of 80 GB.
+    slots: &[128, 256, 144],
     context: 512,
     new: 64,
     streams: &[1, 64],

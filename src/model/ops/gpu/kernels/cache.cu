@@ -40,114 +40,105 @@ __device__ __forceinline__ void cache_copy(T* ck, T* cv, int from, int to, int l
   }
 }
 
-// Two neighbours of a row, at an even place; `wide`: both exist and are aligned.
-__device__ __forceinline__ void read_pair(const float* p, bool wide, int left, float (&v)[2]) {
-  if (wide) {
-    uint2 raw = load_raw<uint2>(p);
-    v[0] = __uint_as_float(raw.x), v[1] = __uint_as_float(raw.y);
-  } else {
-    v[0] = left > 0 ? p[0] : 0.0f, v[1] = left > 1 ? p[1] : 0.0f;
-  }
-}
-__device__ __forceinline__ void read_pair(const bf16* p, bool wide, int left, float (&v)[2]) {
-  if (wide) {
-    u32 raw = load_raw<u32>(p);
-    v[0] = low_bf16(raw), v[1] = high_bf16(raw);
-  } else {
-    v[0] = left > 0 ? to_float(p[0]) : 0.0f, v[1] = left > 1 ? to_float(p[1]) : 0.0f;
-  }
-}
-
 constexpr int MAX_HEAD = 256, MAX_WARPS = 16;
 
-// A warp's part of the attention below: keys first, first + step, …, each key read by the
-// whole warp, a pair of components a lane and 64 components at a time (PAIRS times).
-// Keys come in groups of GROUP, whose loads are on their way together. Leaves the
-// running maximum, the sum of weights and the weighted sum of values.
-template <class T, int PAIRS>
-__device__ __forceinline__ void attend_warp(const T* q, const T* ck, const T* cv, int d,
+// What the parts of a block leave for each other: maxima, totals, and sums [parts, width],
+// where width is d or a little more and parts · width at most MAX_WARPS · MAX_HEAD.
+struct AttendParts {
+  float *tops, *totals, *sums;
+};
+
+// A part of the attention below: LANES neighbouring threads read a key together, 16 bytes
+// each (CHUNKS times), and a warp as many keys as it has such parts. Each part has a
+// softmax of its own, with a running maximum, and takes keys in groups of GROUP, whose
+// loads are on their way together. `sum` is of this lane's components.
+template <class T, int LANES, int CHUNKS>
+__device__ __forceinline__ void attend_part(const T* q, const T* ck, const T* cv, int d,
                                             size_t stride, int low, int high, float scale,
-                                            float& top, float& total, float (&sum)[2 * PAIRS]) {
-  constexpr int GROUP = PAIRS > 2 ? 4 : 8;
-  int warp = threadIdx.x / 32, warps = blockDim.x / 32, lane = threadIdx.x % 32;
-  bool even = stride % 2 == 0 && d % 2 == 0;
-  even = even && ((reinterpret_cast<size_t>(ck) | reinterpret_cast<size_t>(cv)) &
-                  (2 * sizeof(T) - 1)) == 0;
-  float query[2 * PAIRS];
+                                            float& top, float& total,
+                                            float (&sum)[CHUNKS][WIDTH<T>]) {
+  constexpr int V = WIDTH<T>, TOGETHER = 32 / LANES, GROUP = 4;
+  int warp = threadIdx.x / 32, warps = blockDim.x / 32;
+  int lane = threadIdx.x % LANES, part = threadIdx.x % 32 / LANES;
+  bool wide = d % V == 0 && stride % V == 0 && aligned16(ck) && aligned16(cv);
+  float query[CHUNKS][V];
   top = -INFINITY, total = 0.0f;
   UNROLL
-  for (int i = 0; i < PAIRS; i++) {
-    int e = i * 64 + lane * 2;
-    query[2 * i] = e < d ? to_float(q[e]) * scale : 0.0f;
-    query[2 * i + 1] = e + 1 < d ? to_float(q[e + 1]) * scale : 0.0f;
-    sum[2 * i] = sum[2 * i + 1] = 0.0f;
+  for (int c = 0; c < CHUNKS; c++) {
+    int e = (c * LANES + lane) * V;
+    read(q + e, e < d ? d - e : 0, false, query[c]);
+    UNROLL
+    for (int j = 0; j < V; j++) query[c][j] *= scale, sum[c][j] = 0.0f;
   }
-  for (int base = low + warp * GROUP; base <= high; base += warps * GROUP) {
-    float value[GROUP][2 * PAIRS], score[GROUP];
+  // The same number of turns for all parts of a warp: they shuffle together.
+  constexpr int KEYS = TOGETHER * GROUP;
+  for (int base = low + warp * KEYS; base <= high; base += warps * KEYS) {
+    float value[GROUP][CHUNKS][V], score[GROUP];
     UNROLL
     for (int u = 0; u < GROUP; u++) {
+      int key = base + u * TOGETHER + part;
       score[u] = 0.0f;
       UNROLL
-      for (int i = 0; i < PAIRS; i++) {
-        int e = i * 64 + lane * 2, left = base + u <= high ? d - e : 0;
-        size_t at = (size_t)(base + u) * stride + e;
-        float a[2], b[2];
-        read_pair(ck + at, even && left > 1, left, a);
-        read_pair(cv + at, even && left > 1, left, b);
-        score[u] += query[2 * i] * a[0] + query[2 * i + 1] * a[1];
-        value[u][2 * i] = b[0], value[u][2 * i + 1] = b[1];
+      for (int c = 0; c < CHUNKS; c++) {
+        int e = (c * LANES + lane) * V;
+        size_t at = (size_t)key * stride + e, left = key <= high && e < d ? d - e : 0;
+        float k[V];
+        read(ck + at, left, wide, k);
+        read(cv + at, left, wide, value[u][c]);
+        UNROLL
+        for (int j = 0; j < V; j++) score[u] += query[c][j] * k[j];
       }
     }
     float now = top;
     UNROLL
     for (int u = 0; u < GROUP; u++) {
-      score[u] = warp_sum(score[u]);
-      if (base + u > high) score[u] = -INFINITY;
+      UNROLL
+      for (int o = LANES / 2; o > 0; o >>= 1) score[u] += __shfl_xor_sync(WARP, score[u], o);
+      if (base + u * TOGETHER + part > high) score[u] = -INFINITY;
       now = fmaxf(now, score[u]);
     }
-    float shrink = expf(top - now);
+    // −∞ − −∞ is no number: a part may have had no key yet.
+    float shrink = top == now ? 1.0f : expf(top - now);
     top = now;
     total *= shrink;
     UNROLL
-    for (int i = 0; i < 2 * PAIRS; i++) sum[i] *= shrink;
+    for (int c = 0; c < CHUNKS; c++)
+      UNROLL
+      for (int j = 0; j < V; j++) sum[c][j] *= shrink;
     UNROLL
     for (int u = 0; u < GROUP; u++) {
-      float weight = expf(score[u] - now);
+      float weight = score[u] == -INFINITY ? 0.0f : expf(score[u] - now);
       total += weight;
       UNROLL
-      for (int i = 0; i < 2 * PAIRS; i++) sum[i] += weight * value[u][i];
+      for (int c = 0; c < CHUNKS; c++)
+        UNROLL
+        for (int j = 0; j < V; j++) sum[c][j] += weight * value[u][c][j];
     }
   }
 }
 
-// What the warps of a block leave for each other: maxima, totals, and sums [warps, d].
-struct AttendParts {
-  float *tops, *totals, *sums;
-};
-
-// The parts of all warps, merged: Σ_w e^(top_w − top)·sum_w over the same of the totals.
-template <class T, int PAIRS>
+// All parts, merged: Σ_p e^(top_p − top)·sum_p over the same of the totals.
+template <class T, int LANES, int CHUNKS>
 __device__ __forceinline__ void attend(const T* q, const T* ck, const T* cv, T* out, int d,
                                        size_t stride, int low, int high, float scale,
                                        AttendParts of) {
-  int warp = threadIdx.x / 32, warps = blockDim.x / 32, lane = threadIdx.x % 32;
-  float top, total, sum[2 * PAIRS];
-  attend_warp<T, PAIRS>(q, ck, cv, d, stride, low, high, scale, top, total, sum);
-  if (lane == 0) of.tops[warp] = top, of.totals[warp] = total;
+  constexpr int V = WIDTH<T>, WIDE = LANES * CHUNKS * V;
+  int part = threadIdx.x / LANES, parts = blockDim.x / LANES, lane = threadIdx.x % LANES;
+  float top, total, sum[CHUNKS][V];
+  attend_part<T, LANES, CHUNKS>(q, ck, cv, d, stride, low, high, scale, top, total, sum);
+  if (lane == 0) of.tops[part] = top, of.totals[part] = total;
   UNROLL
-  for (int i = 0; i < PAIRS; i++) {
-    int e = i * 64 + lane * 2;
-    if (e < d) of.sums[warp * MAX_HEAD + e] = sum[2 * i];
-    if (e + 1 < d) of.sums[warp * MAX_HEAD + e + 1] = sum[2 * i + 1];
-  }
+  for (int c = 0; c < CHUNKS; c++)
+    UNROLL
+    for (int j = 0; j < V; j++) of.sums[part * WIDE + (c * LANES + lane) * V + j] = sum[c][j];
   __syncthreads();
   top = -INFINITY;
-  for (int w = 0; w < warps; w++) top = fmaxf(top, of.tops[w]);
+  for (int p = 0; p < parts; p++) top = fmaxf(top, of.tops[p]);
   total = 0.0f;
-  for (int w = 0; w < warps; w++) total += of.totals[w] * expf(of.tops[w] - top);
+  for (int p = 0; p < parts; p++) total += of.totals[p] * expf(of.tops[p] - top);
   for (int e = threadIdx.x; e < d; e += blockDim.x) {
     float all = 0.0f;
-    for (int w = 0; w < warps; w++) all += of.sums[w * MAX_HEAD + e] * expf(of.tops[w] - top);
+    for (int p = 0; p < parts; p++) all += of.sums[p * WIDE + e] * expf(of.tops[p] - top);
     out[e] = from_float<T>(all / total);
   }
 }
@@ -156,17 +147,17 @@ __device__ __forceinline__ void attend(const T* q, const T* ck, const T* cv, T* 
 // max(0, t+1−window) to t = positions[r] of its slot (from 0 without a window, ≤ 0), and
 // head h the kv head h/(heads/kv_heads). out = Σ softmax(scale · q·k) v.
 //
-// Grid (rows, heads), block 128: four warps take keys in turn with a softmax of their own
-// (running maximum and sum), and are merged through shared memory. Up to 512 threads for
-// few rows, where more loads on their way make up for the missing blocks. d ≤ 256.
+// Grid (rows, heads), block 128: parts of warps take keys in turn, and are merged through
+// shared memory. Up to 512 threads for few rows, where more loads on their way make up for
+// the missing blocks. d ≤ 256.
 template <class T>
 __device__ __forceinline__ void attend_cached(const T* q, const T* ck, const T* cv,
                                               const int* slots, const int* positions, T* out,
                                               int heads, int kv_heads, int d, int capacity,
                                               int window, float scale) {
   REQUIRE(blockDim.x % 32 == 0 && blockDim.x <= 32 * MAX_WARPS && d <= MAX_HEAD);
-  SHARED_ARRAY(float, tops, MAX_WARPS);
-  SHARED_ARRAY(float, totals, MAX_WARPS);
+  SHARED_ARRAY(float, tops, MAX_WARPS * 4);
+  SHARED_ARRAY(float, totals, MAX_WARPS * 4);
   SHARED_ARRAY(float, sums, MAX_WARPS * MAX_HEAD);
   AttendParts of{tops, totals, sums};
   size_t row = blockIdx.x, head = blockIdx.y, kv_head = head / (heads / kv_heads);
@@ -175,12 +166,15 @@ __device__ __forceinline__ void attend_cached(const T* q, const T* ck, const T* 
   size_t at = (row * heads + head) * d;
   int high = positions[row], low = window > 0 && high + 1 > window ? high + 1 - window : 0;
   q += at, out += at, ck += start, cv += start;
-  if (d <= 64)
-    attend<T, 1>(q, ck, cv, out, d, stride, low, high, scale, of);
-  else if (d <= 128)
-    attend<T, 2>(q, ck, cv, out, d, stride, low, high, scale, of);
+  constexpr int V = WIDTH<T>;
+  if (d <= 8 * V)
+    attend<T, 8, 1>(q, ck, cv, out, d, stride, low, high, scale, of);
+  else if (d <= 16 * V)
+    attend<T, 16, 1>(q, ck, cv, out, d, stride, low, high, scale, of);
+  else if (d <= 32 * V)
+    attend<T, 32, 1>(q, ck, cv, out, d, stride, low, high, scale, of);
   else
-    attend<T, 4>(q, ck, cv, out, d, stride, low, high, scale, of);
+    attend<T, 32, MAX_HEAD / (32 * V)>(q, ck, cv, out, d, stride, low, high, scale, of);
 }
 
 #define KERNEL(T, form)                                                                            \
@@ -193,7 +187,7 @@ __device__ __forceinline__ void attend_cached(const T* q, const T* ck, const T* 
                                                int capacity) {                                     \
     cache_copy(ck, cv, from, to, len, width, capacity);                                            \
   }                                                                                                \
-  extern "C" __global__ void attend_cached_##form(                                                 \
+  extern "C" __global__ void __launch_bounds__(32 * MAX_WARPS) attend_cached_##form(               \
       const T* q, const T* ck, const T* cv, const int* slots, const int* positions, T* out,        \
       int heads, int kv_heads, int d, int capacity, int window, float scale) {                     \
     attend_cached(q, ck, cv, slots, positions, out, heads, kv_heads, d, capacity, window, scale);  \

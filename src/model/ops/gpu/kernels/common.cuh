@@ -4,7 +4,9 @@
 // CUDA's built-ins. Three rules keep both the same:
 //   * shared memory is declared by SHARED (dynamic) or SHARED_ARRAY (of fixed size);
 //   * a kernel states what it expects of its launch by REQUIRE, first thing;
-//   * warps are whole: a kernel that reduces wants blocks of a multiple of 32.
+//   * warps are whole: a kernel that reduces wants blocks of a multiple of 32;
+//   * blocks of more than 256 threads need __launch_bounds__: a thread may take so many
+//     registers elsewhere that they would not fit.
 //
 // Numbers are stored as T (float or bfloat16) and computed in f32; a result is
 // rounded once, when it is stored. Where a kernel promises the bits of the CPU code,

@@ -20,8 +20,8 @@ __device__ __forceinline__ LogSum log_sum_of_row(const float* z, int vocab) {
   return block_log_sum(sum);
 }
 
-extern "C" __global__ void log_prob_forward(const float* z, const u32* labels, float* out,
-                                            int vocab) {
+extern "C" __global__ void __launch_bounds__(1024)
+    log_prob_forward(const float* z, const u32* labels, float* out, int vocab) {
   REQUIRE(blockDim.x % 32 == 0);
   z += (size_t)blockIdx.x * vocab;
   LogSum sum = log_sum_of_row(z, vocab);
@@ -54,8 +54,9 @@ __device__ __forceinline__ void log_prob_backward(const float* z, const u32* lab
 }
 
 #define KERNEL(T, form)                                                                            \
-  extern "C" __global__ void log_prob_backward_##form(const float* z, const u32* labels,           \
-                                                      const float* g, T* dz, int vocab) {          \
+  extern "C" __global__ void __launch_bounds__(1024)                                               \
+      log_prob_backward_##form(const float* z, const u32* labels, const float* g, T* dz,           \
+                               int vocab) {                                                        \
     log_prob_backward(z, labels, g, dz, vocab);                                                    \
   }
 FORMS(KERNEL)

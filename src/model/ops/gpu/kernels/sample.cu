@@ -49,8 +49,8 @@ __device__ __forceinline__ double weight(float z, float top, double temperature)
 //
 // Grid rows, block 1024 (a multiple of 32). Every thread sums a run of neighbours; one
 // thread then walks down: over the sums of 32 threads, over threads, over values.
-extern "C" __global__ void sample(const float* z, const double* u, u32* out, int vocab,
-                                  double temperature) {
+extern "C" __global__ void __launch_bounds__(1024)
+    sample(const float* z, const double* u, u32* out, int vocab, double temperature) {
   REQUIRE(blockDim.x % 32 == 0);
   SHARED_ARRAY(double, of_thread, 1024);
   SHARED_ARRAY(double, of_warp, 32);
