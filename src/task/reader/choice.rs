@@ -1,6 +1,7 @@
 //! Multiple choice: which option a text names.
 
 mod options;
+mod stated;
 
 use std::sync::LazyLock;
 
@@ -61,7 +62,11 @@ pub fn read(text: &str, options: &[String], triggers: &[Trigger]) -> Option<Foun
         if !option && trigger.remark(text) {
             continue;
         }
-        let found = match search.place(at) {
+        let place = search.place(at);
+        if matches!(place, Place::Nothing) && search.idle(at) {
+            continue;
+        }
+        let found = match place {
             Place::Nothing if trigger.kind == Kind::Echo => search.bare(at),
             Place::Nothing => search.unique(at, search.sentence_end(at), true).map(Found::guess),
             place => place.index().map(Found::explicit),
@@ -120,7 +125,11 @@ impl Search<'_> {
             if let Some(index) = self.letter_at(at) {
                 return self.texted_behind(index, at + 1);
             }
-            if let Some(reading) = self.number_at(at, label) {
+            // A mark that is skipped may be the backslash of a fraction.
+            let fraction =
+                ["frac", "dfrac", "tfrac"].iter().any(|f| self.text[at..].starts_with(f))
+                    && self.text[..at].ends_with('\\');
+            if let Some(reading) = self.number_at(at - usize::from(fraction), label) {
                 return reading;
             }
             let Some(word) = self.word(at) else { return Place::Nothing };
@@ -175,7 +184,7 @@ impl Search<'_> {
         let before = at.checked_sub(1).map(|i| bytes[i]);
         if index >= self.options.list.len()
             || self.text[..at].chars().next_back().is_some_and(char::is_alphanumeric)
-            || next.is_some_and(|c| c.is_alphanumeric() || c == '_')
+            || next.is_some_and(|c| c.is_alphanumeric() || c == '_' && before != Some(b'_'))
             || next.is_some_and(|c| "'-.".contains(c)) && far.is_alphanumeric()
         {
             return None;
@@ -201,6 +210,7 @@ impl Search<'_> {
     fn number_at(&self, at: usize, label: bool) -> Option<Place> {
         let token = number::at(self.text, at)?;
         if self.options.valued {
+            let token = number::result(self.text, token);
             let mut same =
                 self.options.list.iter().filter(|o| o.value.as_ref() == Some(&token.value));
             return Some(match (same.next(), same.next()) {
@@ -287,11 +297,14 @@ impl Search<'_> {
         }
         match self.place(from) {
             Place::Found(index, end) if self.text[end..].chars().all(|c| !c.is_alphanumeric()) => {
-                Some(Found::explicit(index))
+                return Some(Found::explicit(index));
             }
-            Place::Ambiguous => None,
-            _ => self.unique(from, self.text.len(), false).map(Found::guess),
+            Place::Ambiguous => return None,
+            _ => {}
         }
+        let stated = self.first(from).or_else(|| self.chosen(from));
+        let named = || self.unique(from, self.text.len(), false).map(Found::guess);
+        stated.map(Found::explicit).or_else(named)
     }
 
     /// The one option named between two places; with `letters`, bracketed letters count, too.

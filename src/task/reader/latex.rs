@@ -5,8 +5,9 @@ use super::number;
 
 /// Whether two answers of MATH are equal: the same text after [`strip_string`], or before it
 /// where that fails. Beyond the published rule two numbers compare by value (`1{,}000` and
-/// `1000`, `18.0` and `18`), and a text command around the whole answer does not count
-/// (`\text{Monday}` and `Monday`); both only ever turn a wrong answer into a right one.
+/// `1000`, `18.0` and `18`), a text command around the whole answer does not count
+/// (`\text{Monday}` and `Monday`), and ways to write the same do not (see [`plainer`]); all of
+/// it only ever turns a wrong answer into a right one.
 pub fn equal(a: &str, b: &str) -> bool {
     if a.trim() == b.trim() {
         return true;
@@ -16,8 +17,36 @@ pub fn equal(a: &str, b: &str) -> bool {
     if a == b {
         return true;
     }
-    let value = number::exact(a);
-    value.is_some() && value == number::exact(b)
+    let (a, b) = (plainer(a), plainer(b));
+    let value = number::exact(&a);
+    a == b || value.is_some() && value == number::exact(&b)
+}
+
+/// One way to write what has several: no thin blanks, degree signs, brackets around a single
+/// letter or braces around a single index; a minus before a fraction, not in it; a unit that is
+/// set as text behind a number is left out.
+fn plainer(text: &str) -> String {
+    let mut s = text.to_owned();
+    for mark in ["\\,", "\\;", "\\:", "~", "°"] {
+        s = s.replace(mark, "");
+    }
+    s = s.replace("\\frac{-", "-\\frac{");
+    for i in ('0'..='9').chain('a'..='z') {
+        s = s.replace(&format!("_{{{i}}}"), &format!("_{i}"));
+    }
+    if let [b'(', letter, b')'] = s.as_bytes()
+        && letter.is_ascii_alphabetic()
+    {
+        return char::from(*letter).to_string();
+    }
+    let unit = s.find("\\text{").or_else(|| s.find("\\mathrm{"));
+    if let Some(at) = unit
+        && number::exact(&s[..at]).is_some()
+        && s.ends_with('}')
+    {
+        s.truncate(at);
+    }
+    s
 }
 
 /// The published normalisation. `None`: it fails on this text (a `\sqrt` with nothing behind
@@ -179,6 +208,12 @@ mod tests {
             ("x=5", "5"),
             ("\\sqrt", "\\sqrt"),
             ("2\\text{ m} 3\\text{ cm}", " 2\\text{ m} 3\\text{ cm} "),
+            ("5\\text{cm}", "5"),
+            ("5\\,\\mathrm{cm}", "5.0"),
+            ("90°", "90^\\circ"),
+            ("\\frac{-3}{4}", "-\\frac{3}{4}"),
+            ("\\text{(A)}", "A"),
+            ("10_2", "10_{2}"),
         ] {
             assert!(equal(a, b) && equal(b, a), "{a} {b}");
         }

@@ -25,9 +25,10 @@ pub fn next(text: &str, from: usize) -> Option<Token> {
             let (start, negative) = lead(text, i);
             return Some(Token { start, end, value: ratio(over, under, negative) });
         }
+        // Not in `Rs.500`.
         let point = bytes[i] == b'.'
             && bytes.get(i + 1).is_some_and(u8::is_ascii_digit)
-            && (i == 0 || !bytes[i - 1].is_ascii_digit());
+            && (i == 0 || !bytes[i - 1].is_ascii_alphanumeric());
         if !bytes[i].is_ascii_digit() && !point {
             i += 1;
             continue;
@@ -88,32 +89,44 @@ pub fn exact(text: &str) -> Option<String> {
     rest.is_empty().then_some(token.value)
 }
 
-/// The value of the calculation that begins with `first`: `3 + 4 = 7` is 7, while a number
-/// that begins no equation stands for itself.
-pub fn result(text: &str, first: Token) -> String {
+/// What joins the numbers of a calculation.
+const OPERATORS: &[&str] = &["+", "-", "*", "/", "=", "×", "÷", "·", "\\times", "\\cdot", "\\div"];
+
+/// The result of the calculation that begins with `first`: `(3 + 4) * 2 = 14` is 14, while a
+/// number that begins no equation stands for itself. The token ends where the calculation does.
+pub fn result(text: &str, first: Token) -> Token {
     let bytes = text.as_bytes();
-    let (mut end, mut value) = (first.end, first.value);
+    let Token { start, mut end, mut value } = first;
+    let mut whole = end;
     loop {
-        let mut at = blanks(bytes, end);
+        let after = text[end..].trim_start_matches([' ', ')', '%', '$']);
+        let after = after.strip_prefix("\\%").unwrap_or(after);
+        let mut at = blanks(bytes, text.len() - after.len());
         // One unit word may stand before the operator: `5 nuts + 3 nuts = 8 nuts`.
         let word = at + bytes[at..].iter().take_while(|b| b.is_ascii_alphabetic()).count();
-        let times = &bytes[at..word] == b"x";
+        // `20% of 50`
+        let share = &bytes[at..word] == b"of" && text[end..at].contains('%');
+        let times = &bytes[at..word] == b"x" || share;
         if word > at && !times && bytes.get(word) == Some(&b' ') {
             at = word + 1;
         }
-        let operator = match text[at..].chars().next() {
-            Some(c) if times || "+-*/=×÷".contains(c) => c,
-            _ => return value,
+        let operator = match OPERATORS.iter().find(|o| text[at..].starts_with(**o)) {
+            _ if times => &text[at..word],
+            // `2(3 + 5)`
+            _ if at == end && text[at..].starts_with('(') => "(",
+            Some(operator) => operator,
+            None => return Token { start, end: whole, value },
         };
-        let operand = blanks(bytes, at + operator.len_utf8());
+        let operand = text[at + operator.len()..].trim_start_matches([' ', '(', '$']);
+        let operand = text.len() - operand.len();
         match next(text, operand) {
             Some(token) if token.start <= operand => {
                 end = token.end;
-                if operator == '=' {
-                    value = token.value;
+                if operator == "=" {
+                    (value, whole) = (token.value, end);
                 }
             }
-            _ => return value,
+            _ => return Token { start, end: whole, value },
         }
     }
 }
@@ -153,7 +166,8 @@ fn digits(bytes: &[u8], at: usize) -> (usize, String, &str) {
 fn lead(text: &str, at: usize) -> (usize, bool) {
     let (mut before, mut negative) = minus(&text[..at]);
     let spaced = before.strip_suffix(' ').unwrap_or(before);
-    if let Some(rest) = spaced.strip_suffix(['$', '£', '€', '¥', '₹']) {
+    let rupees = spaced.strip_suffix("Rs.").or_else(|| spaced.strip_suffix("Rs"));
+    if let Some(rest) = rupees.or_else(|| spaced.strip_suffix(['$', '£', '€', '¥', '₹'])) {
         before = rest.strip_suffix('\\').unwrap_or(rest);
         if !negative {
             (before, negative) = minus(before);
@@ -179,7 +193,12 @@ fn denominator(bytes: &[u8], at: usize) -> Option<(usize, u64)> {
         return None;
     }
     let (end, under) = small(bytes, at + 1)?;
-    (under != 0 && !matches!(bytes.get(end), Some(b'/' | b'.'))).then_some((end, under))
+    let goes_on = match bytes.get(end) {
+        Some(b'/') => true,
+        Some(b'.') => bytes.get(end + 1).is_some_and(u8::is_ascii_digit),
+        _ => false,
+    };
+    (under != 0 && !goes_on).then_some((end, under))
 }
 
 /// `\frac{3}{4}`, also `\dfrac`, `\tfrac` and `\frac34`: end, numerator, denominator.

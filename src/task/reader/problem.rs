@@ -24,7 +24,7 @@ pub fn read(text: &str, triggers: &[Trigger]) -> Option<Found<String>> {
             let (from, to) = boxed(text, trigger.end)?;
             let content = &text[from..to];
             let first = number::next(content, 0)?;
-            return Some(Found::explicit(number::result(content, first)));
+            return Some(Found::explicit(number::result(content, first).value));
         }
         if trigger.negated(text) {
             denied = true;
@@ -35,16 +35,26 @@ pub fn read(text: &str, triggers: &[Trigger]) -> Option<Found<String>> {
                 return Some(Found::explicit(token.value));
             }
         } else if trigger.kind == Kind::Echo {
-            return last_number(tail);
+            return echoed(tail).map(Found::explicit).or_else(|| last_number(tail));
         } else if !trigger.remark(text) {
             if let Some(first) = number::next(tail, 0) {
                 let explicit = first.start < sentence_end(tail);
-                return Some(Found { what: number::result(tail, first), explicit });
+                return Some(Found { what: number::result(tail, first).value, explicit });
             }
             break;
         }
     }
     if denied { None } else { last_number(text) }
+}
+
+/// The number that a first line is, with no more than a unit behind: `5 km`, `5 + 3 = 8`.
+fn echoed(tail: &str) -> Option<String> {
+    let line = tail.trim_start_matches([' ', '*', '_']).lines().next()?;
+    let token = number::result(line, number::leading(line)?);
+    let unit = &line[token.end..];
+    let short =
+        unit.split_whitespace().count() <= 3 && !unit.contains(|c: char| c.is_ascii_digit());
+    (short && sentence_end(unit) + 1 >= unit.trim_end().len()).then_some(token.value)
 }
 
 /// The number of a text without a trigger: a first line that is nothing but a number, else a

@@ -24,11 +24,20 @@ pub enum Kind {
 
 static TRIGGER: LazyLock<Regex> = LazyLock::new(|| {
     Regex::new(concat!(
-        r"(?i)\b(?:answer|correct\s(?:option|choice))(?:\s(?:choice|option))?[*_]*",
-        r"(?:\sto\s(?:the|this)\s(?:question|problem))?(?:\sfrom\sthe\sgiven\soptions)?",
+        r"(?i)\b(?:answer|",
+        r"(?:correct|right|best|final|chosen|selected)\s(?:option|choice|solution|response))",
+        r"(?:\s(?:choice|option))?[*_]*",
+        // What the answer is an answer to.
+        r"(?:\s(?:to|for)\s(?:the|this|your)\s(?:question|problem)|",
+        r"\s(?:from|among|of|out\sof)\s(?:the|these)\s(?:(?:given|following|above)\s)?",
+        r"(?:options|choices)|\sthat\s(?:best|makes|fits|matches)\s[^.,:;\n]{0,40}?|",
+        r"\shere|\s(?:that\s)?i\swould\s(?:choose|pick|give)|,\sin\smy\sopinion)?",
+        r"(?:\sfrom\sthe\sgiven\soptions)?",
         r"(?:\s\(arabic numerals\))?,?\s+(?:isn't|wasn't|can't\sbe|cannot\sbe|",
         r"(?:would|should|must|could|can|will|might|may)(?:\snot|n't)?\s(?:\w+\s)?be|",
-        r"has\sto\sbe|is|was)\b[*_]*:?|\banswer[*_]*(?:\s?[:=]|\s[-–—]\s)|#{4,}|\\boxed"
+        r"has\sto\sbe|seems\sto\sbe|is|was)\b[*_]*:?|",
+        r#"\b(?:answer|ans|(?:correct|right|best|final|chosen|selected)\s(?:option|choice))["*_]*"#,
+        r"(?:\s?[:=]|\s[-–—]\s)|<answer>|#{4,}|\\boxed|\\fbox"
     ))
     .expect("constant")
 });
@@ -49,13 +58,43 @@ static REMARK: LazyLock<Regex> = LazyLock::new(|| {
         .expect("constant")
 });
 
+/// What denies an answer before it is announced: `I don't think the answer is A`.
+static DENIED: LazyLock<Regex> = LazyLock::new(|| {
+    Regex::new(concat!(
+        r"(?i)(?:\b(?:don't|doesn't|didn't|can't|(?:do|does|did|can)\s?not)\s(?:think|believe|say)",
+        r"(?:\sthat)?\s(?:(?:the|my)\s)?(?:(?:correct|right|best)\s)?|",
+        r"\bunlikely\s(?:that\s)?(?:the\s)?|\b(?:incorrect|wrong|least\s\w+)\s)$"
+    ))
+    .expect("constant")
+});
+
+/// What makes a case of an announcement: `If your answer was B, you misread`.
+static SUPPOSED: LazyLock<Regex> = LazyLock::new(|| {
+    Regex::new(r"(?i)\b(?:if|whether)\s(?:(?:the|your|my)\s)?$").expect("constant")
+});
+
+/// Words before a trigger that may change its sense take up no more bytes than these.
+const BEFORE: usize = 60;
+
 impl Trigger {
+    /// A short piece of the text before the trigger.
+    fn before<'a>(&self, text: &'a str) -> &'a str {
+        let mut from = self.start.saturating_sub(BEFORE);
+        while !text.is_char_boundary(from) {
+            from += 1;
+        }
+        &text[from..self.start]
+    }
+
     pub fn negated(&self, text: &str) -> bool {
-        self.kind == Kind::Denies || NOT.is_match(&text[self.end..])
+        self.kind == Kind::Denies
+            || NOT.is_match(&text[self.end..])
+            || self.kind == Kind::Says && DENIED.is_match(self.before(text))
     }
 
     pub fn remark(&self, text: &str) -> bool {
-        self.kind == Kind::Says && REMARK.is_match(&text[self.end..])
+        self.kind == Kind::Says
+            && (REMARK.is_match(&text[self.end..]) || SUPPOSED.is_match(self.before(text)))
     }
 }
 
