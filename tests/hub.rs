@@ -274,6 +274,26 @@ fn what_passes_is_waited_for() {
     }
 }
 
+/// `run` looks for the token in everything; here the hub repeats it, in words and as a
+/// body, and the address holds a password.
+#[test]
+fn what_the_hub_was_sent_is_not_printed() {
+    let (hub, home) = (model(), TempDir::new().unwrap());
+    hub.faults(|_, _| {
+        let said = "X-Error-Message: unknown token hf_this_is_the_token\r\n";
+        Some(Fault::Refuse(401, said))
+    });
+    let token = [("HF_TOKEN", TOKEN)];
+    let with = |endpoint: &str, args: &[&str]| run(endpoint, home.path(), &token, args);
+    with(&hub.endpoint, &["fetch", "owner/name"]).badly(&["unknown token ***"]);
+    let pinned = format!("owner/name@{COMMIT}");
+    with(&hub.endpoint, &["fetch", &pinned]).badly(&["unknown token ***"]);
+    let endpoint = hub.endpoint.replace("http://", "http://me:pass_SESAME@");
+    let ran = with(&endpoint, &["fetch", "owner/name"]);
+    assert!(!ran.err.contains("SESAME"), "{}", ran.err);
+    ran.badly(&["127.0.0.1"]);
+}
+
 /// The first call gets 100 kB and then nothing but 503; the second goes on from there.
 #[test]
 fn a_cut_file_goes_on_where_it_stopped() {

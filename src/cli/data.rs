@@ -17,7 +17,8 @@ pub enum DataCommand {
         #[arg(long, value_name = "DIR", default_value = ".")]
         data: PathBuf,
     },
-    /// Find test questions that occur in a train split, of whatever benchmark.
+    /// Find test questions that occur in a train split, of whatever benchmark; fails on a broken
+    /// file, once the others are compared.
     Leaks {
         /// Folder with obqa/, csqa/, … or allenai/openbookqa/, tau/commonsense_qa/, ….
         data: PathBuf,
@@ -47,16 +48,17 @@ fn check_files(target: &str, data: &Path) -> Result<()> {
 }
 
 fn leaks(data: &Path) -> Result<()> {
-    let leaks = leakage::leaks(data)?;
-    if leaks.is_empty() {
-        return print("no test question occurs in a train split\n");
-    }
+    let leakage::Leaks { found, broken } = leakage::leaks(data)?;
     let line = |cells: [&str; 5]| {
         let [train, test, n, same, stem] = cells;
         format!("{train:18} {test:18} {n:>6}  {same:>13}  {stem:>9}\n")
     };
-    let mut text = line(["trained on", "tested on", "n", "same question", "same stem"]);
-    for leak in &leaks {
+    let mut text = match (found.is_empty(), broken.is_empty()) {
+        (false, _) => line(["trained on", "tested on", "n", "same question", "same stem"]),
+        (true, true) => "no test question occurs in a train split\n".to_owned(),
+        (true, false) => "no test question occurs in a train split that can be read\n".to_owned(),
+    };
+    for leak in &found {
         let name = |(benchmark, split): (Benchmark, NativeSplit)| format!("{benchmark} {split}");
         text += &line([
             &name(leak.train),
@@ -65,8 +67,23 @@ fn leaks(data: &Path) -> Result<()> {
             &leak.same().to_string(),
             &leak.overlaps.len().to_string(),
         ]);
+        let rows = leak.overlaps.iter().take(3).map(|o| format!("{} in {}", o.test, o.train));
+        let more = if leak.overlaps.len() > 3 { "; …" } else { "" };
+        text +=
+            &format!("    test id in train id: {}{more}\n", rows.collect::<Vec<_>>().join("; "));
     }
-    print(&text)
+    for broken in &broken {
+        text += &format!("BROKEN: {broken}\n");
+    }
+    print(&text)?;
+    if !broken.is_empty() {
+        bail!(
+            "{}: {} splits cannot be read; what is wrong stands above",
+            data.display(),
+            broken.len()
+        );
+    }
+    Ok(())
 }
 
 /// To the standard output, which may be closed by then: `cotalign data check … | head`.

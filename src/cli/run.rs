@@ -146,13 +146,15 @@ pub fn reproduce(args: RunArgs, places: Places) -> Result<()> {
 pub fn plan(args: RunArgs, places: &Places) -> Result<()> {
     let places = args.places(places.clone());
     let spec = args.spec()?;
+    let compute = spec.compute.unwrap_or_default();
     // Models of these scales are downloaded when the run starts, not to look at a plan.
     let remote = matches!(spec.scale.as_deref(), Some("laptop" | "paper"));
     let plan = if remote { spec.draft()? } else { spec.resolve(&places.models)? };
     let grid = lay_out(&plan)?;
     println!("{}", toml::to_string(&plan)?);
     if remote {
-        let assumptions = estimate::Assumptions::cpu(cores());
+        let jobs = args.jobs(&plan, Ranks::new(args.ranks)?.size)?;
+        let assumptions = estimate::Assumptions::of(compute, cores(), jobs);
         let all = estimate::estimate(&plan, &assumptions)?;
         println!("{}", estimate::table(&all, &assumptions));
     }

@@ -7,12 +7,12 @@
 pub mod line;
 
 use std::fmt;
-use std::fs::{self, File};
-use std::io::{BufRead, BufReader, BufWriter, Write};
+use std::fs::{self, File, Metadata, OpenOptions};
+use std::io::{self, BufRead, BufReader, BufWriter, ErrorKind, Write};
 use std::path::Path;
 use std::str::FromStr;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde_json::{Value, json};
 
 use crate::task::reader::{self, Answer, ranaldi2024};
@@ -118,27 +118,93 @@ impl fmt::Display for Score {
     }
 }
 
-/// Scores the lines of `input` into `output`, which gets its name when it is whole.
+/// Whether a name stands for the standard output. `/dev/stdout` is not opened anew: where it is
+/// redirected to a file, that would write over what is there.
+pub fn is_stdout(path: &Path) -> bool {
+    ["-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"].iter().any(|name| path == Path::new(name))
+}
+
+/// Scores the lines of `input` into `output`. A file gets its name when it is whole; a device, a
+/// pipe and the standard output are written to as they are, and never replaced.
 pub fn score_file(input: &Path, output: &Path, reader: NamedReader) -> Result<Score> {
-    let file = File::open(input).with_context(|| input.display().to_string())?;
-    if output.exists() {
+    let name = |path: &Path| path.display().to_string();
+    if input.is_dir() {
+        bail!("{}: is a folder; give a file with one JSON object a line", name(input));
+    }
+    let file = File::open(input).map_err(|e| match e.kind() {
+        ErrorKind::NotFound => anyhow!("{}: no such file; check the name", name(input)),
+        _ => anyhow!(e).context(name(input)),
+    })?;
+    let mut lines = BufReader::new(file);
+    let head = lines.fill_buf().with_context(|| name(input))?;
+    if let Some((_, tool)) = PACKED.iter().find(|(magic, _)| head.starts_with(magic)) {
+        bail!("{}: is compressed; unpack it first, with {tool}", name(input));
+    }
+    if is_stdout(output) {
+        let context = || "standard output".to_owned();
+        return score_lines(input, lines, io::stdout().lock(), &context, reader);
+    }
+    let known = fs::metadata(output).ok();
+    if known.as_ref().is_some_and(Metadata::is_dir) {
+        bail!("{}: is a folder; give the name of a file in it", name(output));
+    }
+    if known.as_ref().is_some_and(|known| !known.is_file()) {
+        let out = OpenOptions::new().write(true).open(output).with_context(|| name(output))?;
+        return score_lines(input, lines, out, &|| name(output), reader);
+    }
+    // Through a link to its file, which a rename would otherwise put in the link's place.
+    let mut whole = output.to_owned();
+    if known.is_some() {
+        whole = fs::canonicalize(output).with_context(|| name(output))?;
         ensure!(
-            fs::canonicalize(output)? != fs::canonicalize(input)?,
+            fs::canonicalize(input).ok().as_ref() != Some(&whole),
             "{}: is the input; give another name",
-            output.display()
+            name(output)
         );
     }
-    let mut part = output.as_os_str().to_owned();
+    if let Some(folder) = whole.parent()
+        && !folder.as_os_str().is_empty()
+        && !folder.is_dir()
+    {
+        bail!("{}: there is no folder {}; make it first", name(output), name(folder));
+    }
+    let mut part = whole.as_os_str().to_owned();
     part.push(".part");
     let part = Path::new(&part);
-    let named = || part.display().to_string();
-    let mut out = BufWriter::new(File::create(part).with_context(named)?);
+    let out = File::create(part).with_context(|| name(part))?;
+    let score = score_lines(input, lines, out, &|| name(part), reader)
+        .and_then(|score| {
+            fs::rename(part, &whole).with_context(|| name(output))?;
+            Ok(score)
+        })
+        // What is not whole is of no use; the first error says more than one of removing it.
+        .inspect_err(|_| _ = fs::remove_file(part))?;
+    Ok(score)
+}
+
+/// How compressed files begin, and what unpacks them.
+const PACKED: [(&[u8], &str); 5] = [
+    (b"\x1f\x8b", "gunzip"),
+    (b"\x28\xb5\x2f\xfd", "unzstd"),
+    (b"\xfd7zXZ", "unxz"),
+    (b"BZh", "bunzip2"),
+    (b"PK\x03\x04", "unzip"),
+];
+
+/// Scores the lines of `input`, which are read from `lines`, into `out`, which `named` names.
+fn score_lines(
+    input: &Path,
+    mut lines: impl BufRead,
+    out: impl Write,
+    named: &dyn Fn() -> String,
+    reader: NamedReader,
+) -> Result<Score> {
+    let mut out = BufWriter::new(out);
     let mut score = Score::default();
-    let mut input_lines = BufReader::new(file);
     let (mut bytes, mut number) = (Vec::new(), 0);
     loop {
         bytes.clear();
-        let read = input_lines.read_until(b'\n', &mut bytes);
+        let read = lines.read_until(b'\n', &mut bytes);
         if read.with_context(|| input.display().to_string())? == 0 {
             break;
         }
@@ -159,15 +225,12 @@ pub fn score_file(input: &Path, output: &Path, reader: NamedReader) -> Result<Sc
         }
     }
     out.flush().with_context(named)?;
-    drop(out);
     if score.tallies.is_empty() {
-        fs::remove_file(part).with_context(named)?;
         match score.problems.first() {
             Some(first) => bail!("{first} (and no other line could be scored)"),
             None => bail!("{}: holds no line", input.display()),
         }
     }
-    fs::rename(part, output).with_context(|| output.display().to_string())?;
     Ok(score)
 }
 

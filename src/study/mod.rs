@@ -4,6 +4,7 @@ pub mod device;
 pub mod estimate;
 mod experiments;
 mod grid;
+mod pin;
 mod places;
 mod pocket;
 mod progress;

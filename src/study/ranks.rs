@@ -13,10 +13,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde::{Deserialize, Serialize};
 
-use super::stage::Stage;
+use super::stage::{ModelRef, Stage};
 use super::store::Store;
 use super::work::{Workshop, lessons};
-use crate::model::{Placement, load_adapter, load_at, locate};
+use crate::model::{Placement, load_adapter, load_at};
 use crate::tune::parallel::{Local, Patience, World};
 use crate::tune::{instruct_in, refine_in};
 
@@ -58,7 +58,8 @@ struct Job {
     stage: Stage,
     /// The stage's working folder: rank 0 has put there what takes long to make.
     dir: PathBuf,
-    models: PathBuf,
+    /// The folder of the model that is tuned.
+    student: PathBuf,
     runs: PathBuf,
 }
 
@@ -83,7 +84,7 @@ pub(super) fn together<R>(
     let job = Job {
         stage: stage.clone(),
         dir: dir.to_path_buf(),
-        models: shop.models.to_path_buf(),
+        student: shop.folder(stage_student(stage)?)?,
         runs: shop.store.root().to_path_buf(),
     };
     // So that no other user of the host takes part.
@@ -100,6 +101,15 @@ pub(super) fn together<R>(
             Ok(tuned)
         }
         Err(e) => Err(crew.explain(e)),
+    }
+}
+
+/// The model that a stage tunes.
+fn stage_student(stage: &Stage) -> Result<&ModelRef> {
+    match stage {
+        Stage::Instruct(p) => Ok(&p.student),
+        Stage::Refine(p) => Ok(&p.student),
+        other => bail!("{} is not tuning: it has no ranks", other.name()),
     }
 }
 
@@ -223,11 +233,7 @@ pub fn work_as_rank() -> Result<()> {
         eprintln!("error: rank 0 is gone");
         std::process::exit(1);
     });
-    let student = match &job.stage {
-        Stage::Instruct(p) => &p.student,
-        Stage::Refine(p) => &p.student,
-        other => bail!("{} is not tuning: it has no ranks", other.name()),
-    };
+    let student = stage_student(&job.stage)?;
     // LOCAL_RANK says which card.
     let place = student.compute.open()?;
     // Joined before the model is loaded, so that all ranks load at the same time.
@@ -236,15 +242,13 @@ pub fn work_as_rank() -> Result<()> {
     let quiet = &mut |_, _| Ok(());
     match &job.stage {
         Stage::Instruct(p) => {
-            let (mut model, tokenizer) =
-                load_at(&locate(&p.student.name, &job.models)?, true, &place)?;
+            let (mut model, tokenizer) = load_at(&job.student, true, &place)?;
             let all = lessons(p, &store, &tokenizer)?;
             let (examples, held_out) = (all.examples, &all.held_out);
             instruct_in(&mut world, &mut model, examples, held_out, &p.settings, p.seed, quiet)?;
         }
         Stage::Refine(p) => {
-            let (mut model, tokenizer) =
-                load_at(&locate(&p.student.name, &job.models)?, true, &place)?;
+            let (mut model, tokenizer) = load_at(&job.student, true, &place)?;
             load_adapter(&mut model, &p.lora, &store.path(&p.instructed))?;
             model.set_gradient_checkpointing(p.settings.gradient_checkpointing);
             let path = job.dir.join("pairs.jsonl");

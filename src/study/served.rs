@@ -13,7 +13,7 @@ mod remote {
     use std::path::{Path, PathBuf};
     use std::sync::{Arc, Mutex};
 
-    use anyhow::{Context, Result};
+    use anyhow::{Context, Result, ensure};
 
     use crate::model::Sampling;
     use crate::study::questions::QuestionsRef;
@@ -87,7 +87,14 @@ mod remote {
                 }
                 let name = &member.model.name;
                 self.purse(name, teacher, say)?;
-                all.push((name.clone(), self.ahead(name, teacher, &asked)?));
+                let ahead = self.ahead(name, teacher, &asked)?;
+                if ahead.requests > 0 {
+                    has_key(name, teacher)?;
+                }
+                if let Some(warning) = over_cap(teacher, &ahead) {
+                    say(&format!("warning: {name}: {warning}"));
+                }
+                all.push((name.clone(), ahead));
             }
             Ok(all)
         }
@@ -159,6 +166,36 @@ mod remote {
                 .collect();
             estimate_all(&asks, teacher, &journals(self.store, name)?)
         }
+    }
+
+    /// Refuses to begin without the key: the stages before the first request may take days.
+    fn has_key(name: &str, teacher: &RemoteTeacher) -> Result<()> {
+        let Some(variable) = &teacher.api_key_env else { return Ok(()) };
+        let set = std::env::var_os(variable).is_some_and(|value| !value.is_empty());
+        ensure!(
+            set,
+            "{name}: the environment variable {variable} is not set; it must hold the server's key"
+        );
+        Ok(())
+    }
+
+    /// What is said of an estimate that is above a cap.
+    fn over_cap(teacher: &RemoteTeacher, ahead: &Estimate) -> Option<String> {
+        let end = "if every answer is as long as it may be; the run stops at the cap, and goes on \
+                   once it is raised";
+        let spent = ahead.spent.cost.unwrap_or(0.0);
+        if let (Some(cost), Some(cap)) = (ahead.cost, teacher.max_cost)
+            && cost + spent > cap
+        {
+            return Some(format!(
+                "may cost {:.2}, more than max_cost = {cap}, {end}",
+                cost + spent
+            ));
+        }
+        let more = ahead.prompt_tokens.saturating_add(ahead.completion_tokens);
+        let tokens = ahead.spent.spent().total().saturating_add(more);
+        let cap = teacher.max_total_tokens.filter(|cap| tokens > *cap)?;
+        Some(format!("may take {tokens} tokens, more than max_total_tokens = {cap}, {end}"))
     }
 
     /// The model, questions, cue and sampling of a stage that a server may answer.

@@ -1,16 +1,18 @@
 //! What is asked for (`Spec`), and what that means once resolved (`Plan`).
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::experiments::Artifact;
+use super::pin::{Pinned, pin};
 use super::questions::{Source, snapshot};
 use super::stage::ModelRef;
+use crate::model::Compute;
 use crate::model::hub::{self, Snapshot};
-use crate::model::{Compute, locate, model_hash};
 use crate::task::{Benchmark, NativeSplit};
 #[cfg(feature = "remote")]
 use crate::teach::remote::RemoteTeacher;
@@ -57,6 +59,33 @@ impl ModelSpec {
             return Ok(Some(teacher.id()));
         }
         Ok(None)
+    }
+
+    /// Gives a server of the scale the run's own limit of an answer.
+    #[cfg_attr(not(feature = "remote"), expect(unused_variables, clippy::unnecessary_wraps))]
+    fn limit(&mut self, max_new_tokens: usize) -> Result<()> {
+        #[cfg(feature = "remote")]
+        if let Some(teacher) = &mut self.remote {
+            teacher.max_tokens = u32::try_from(max_new_tokens)
+                .with_context(|| format!("max_new_tokens: {max_new_tokens} is too many"))?;
+        }
+        Ok(())
+    }
+
+    /// Refuses a server that stops elsewhere than the models that are loaded.
+    #[cfg_attr(not(feature = "remote"), expect(unused_variables, clippy::unnecessary_wraps))]
+    fn agrees_with(&self, max_new_tokens: usize) -> Result<()> {
+        #[cfg(feature = "remote")]
+        if let Some(teacher) = &self.remote {
+            ensure!(
+                teacher.max_tokens as usize == max_new_tokens,
+                "{}: remote.max_tokens is {}, but max_new_tokens is {max_new_tokens}; give both the \
+                 same value",
+                self.name,
+                teacher.max_tokens
+            );
+        }
+        Ok(())
     }
 }
 
@@ -114,7 +143,7 @@ pub struct Plan {
     pub students: Vec<Member>,
     pub teachers: Vec<Member>,
     pub source: Source,
-    /// What was downloaded of the benchmarks: commits, and hashes of the files.
+    /// What was downloaded of benchmarks and models: commits, and hashes of the files.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub snapshots: Vec<Snapshot>,
     pub train_questions: usize,
@@ -153,6 +182,10 @@ fn is_one_sample(n: &usize) -> bool {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Member {
     pub model: ModelRef,
+    /// The hub's commit that all stages read; none for a model in a folder. What a stage
+    /// computes is decided by the hash alone, so stages are not named by it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<String>,
     pub family: String,
     pub temperature: f64,
     pub figure_2: bool,
@@ -164,10 +197,12 @@ pub struct Member {
 }
 
 impl Spec {
-    /// Reads a `--spec` file.
+    /// Reads a `--spec` file. No message repeats a value of it: it may be a key.
     pub fn load(path: &Path) -> Result<Spec> {
         let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
-        toml::from_str(&text).with_context(|| format!("{}: not a run description", path.display()))
+        toml::from_str(&text)
+            .map_err(|e| anyhow!(without_values(&e, &text)))
+            .with_context(|| format!("{}: not a run description", path.display()))
     }
 
     /// These values, and those of `base` where this one says nothing.
@@ -214,20 +249,37 @@ impl Spec {
             let known = SCALES.map(|(name, _)| name).join(", ");
             bail!("unknown scale {scale:?}; known: {known}");
         };
-        let base: Spec = toml::from_str(text).with_context(|| format!("scale {scale}"))?;
+        let mut base: Spec = toml::from_str(text).with_context(|| format!("scale {scale}"))?;
+        let limit = self.max_new_tokens;
+        if let (Some(n), Some(teachers)) = (limit, &mut base.teachers) {
+            teachers.iter_mut().try_for_each(|t| t.limit(n))?;
+        }
         let s = self.or(base);
         let seeds = need(s.seeds, "seeds")?;
         ensure!((1..=100).contains(&seeds), "seeds: {seeds} is not between 1 and 100");
         let compute = s.compute.unwrap_or_default();
-        let members = |list: Vec<ModelSpec>| -> Result<Vec<Member>> {
+        // A member that is named twice is one model, even if the hub's moves just now.
+        let mut pinned: BTreeMap<String, Pinned> = BTreeMap::new();
+        let mut members = |list: Vec<ModelSpec>| -> Result<Vec<Member>> {
             list.into_iter()
                 .map(|m| {
+                    let mut revision = None;
                     let (sha256, compute) = match (m.served_as()?, models) {
                         // What decides its answers, as far as can be known from here.
                         (Some(id), _) => (id, Compute::Cpu),
                         (None, None) => (NOT_LOOKED_AT.into(), compute),
-                        (None, Some(models)) => (model_hash(&locate(&m.name, models)?)?, compute),
+                        (None, Some(models)) => {
+                            if !pinned.contains_key(&m.name) {
+                                pinned.insert(m.name.clone(), pin(&m.name, models)?);
+                            }
+                            let found = &pinned[&m.name];
+                            revision = found.snapshot.as_ref().map(|s| s.commit.clone());
+                            (found.sha256.clone(), compute)
+                        }
                     };
+                    if let Some(n) = limit {
+                        m.agrees_with(n)?;
+                    }
                     ensure!(
                         (0.0..=10.0).contains(&m.temperature),
                         "{}: temperature {} is not between 0 and 10",
@@ -236,6 +288,7 @@ impl Spec {
                     );
                     Ok(Member {
                         model: ModelRef { name: m.name, sha256, compute },
+                        revision,
                         family: m.family,
                         temperature: m.temperature,
                         figure_2: m.figure_2,
@@ -265,13 +318,16 @@ impl Spec {
             (None, None) => Source::World(need(s.world, "world")?),
             (None, Some(other)) => bail!("benchmarks: {other:?} is not known; only \"hub\""),
         };
+        let students = members(need(s.students, "students")?)?;
+        let teachers = members(need(s.teachers, "teachers")?)?;
+        snapshots.extend(pinned.into_values().filter_map(|p| p.snapshot));
         let plan = Plan {
             scale,
             seeds: (1..=seeds).collect(),
             only: s.only.unwrap_or_else(|| Artifact::ALL.to_vec()),
             tasks,
-            students: members(need(s.students, "students")?)?,
-            teachers: members(need(s.teachers, "teachers")?)?,
+            students,
+            teachers,
             source,
             snapshots,
             train_questions: need(s.train_questions, "train_questions")?,
@@ -288,6 +344,31 @@ impl Spec {
         };
         plan.check()?;
         Ok(plan)
+    }
+}
+
+/// Where an error of a TOML file is and what it is, without any value of the file.
+fn without_values(e: &toml::de::Error, text: &str) -> String {
+    let at = e.span().map_or(0, |s| s.start.min(text.len()));
+    let before = text.get(..at).unwrap_or_default();
+    let number = 1 + before.matches('\n').count();
+    let line = text.lines().nth(number - 1).unwrap_or_default();
+    let key = line.split_once('=').map(|(key, _)| key.trim()).filter(|key| {
+        !key.is_empty() && key.chars().all(|c| c.is_ascii_lowercase() || "_.".contains(c))
+    });
+    let message = e.message();
+    // serde names what it found, then what it expected.
+    let found = ["invalid type: ", "invalid value: ", "invalid length ", "unknown variant "];
+    let message = match found.iter().find(|start| message.starts_with(**start)) {
+        None => message,
+        Some(_) => match message.rfind("expected ") {
+            Some(at) => &message[at..],
+            None => "a value that is not known",
+        },
+    };
+    match key {
+        Some(key) => format!("line {number}: {key}: {message}"),
+        None => format!("line {number}: {message}"),
     }
 }
 
@@ -355,6 +436,25 @@ impl Plan {
             "students and teachers: name at least one each"
         );
         ensure!(!self.only.is_empty(), "only: names no table or figure");
+        self.check_students()?;
+        Ok(())
+    }
+
+    /// Every table but the teachers' own tunes its students, or scores the options by
+    /// log-probability: neither is possible through a server.
+    fn check_students(&self) -> Result<()> {
+        #[cfg(feature = "remote")]
+        if let (Some(artifact), Some(student)) = (
+            self.only.iter().find(|a| **a != Artifact::P1_Table11),
+            self.students.iter().find(|s| s.remote.is_some()),
+        ) {
+            bail!(
+                "students: {} answers behind a server, but {} needs a model that is loaded; leave \
+                 its remote table out, or make it a teacher",
+                student.model.name,
+                artifact.name()
+            );
+        }
         Ok(())
     }
 }

@@ -11,8 +11,8 @@ use crate::task::Cue;
 use crate::teach::DemonstrationSet;
 use crate::tune::{InstructSettings, RefineSettings};
 
-/// Raised when a stage computes something else from the same plan.
-const VERSION: u32 = 1;
+/// Raised when a stage computes something else from the same plan. 2: reader 2.
+const VERSION: u32 = 2;
 
 /// The same for refinement alone. 2: the gradient of `log σ` is right at 0.
 const REFINE_VERSION: u32 = 2;

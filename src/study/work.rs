@@ -7,6 +7,7 @@ use std::sync::OnceLock;
 use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 
+use super::pin;
 use super::questions::QuestionsRef;
 use super::ranks::{Ranks, together};
 #[cfg(feature = "remote")]
@@ -16,7 +17,7 @@ use super::stage::{AnnotatePlan, InstructPlan, ModelRef, ProbePlan, RefinePlan, 
 use super::store::{RunId, Store};
 use crate::model::{
     ChatTemplates, LoraConfig, Placement, Sampling, Tokenizer, Transformer, load_adapter, load_at,
-    locate, save_adapter,
+    save_adapter,
 };
 use crate::probe::{by_generation, by_language_model};
 use crate::task::Cue;
@@ -54,6 +55,12 @@ impl<'a> Workshop<'a> {
         }
     }
 
+    /// The folder of a base model, as it was when the plan was made.
+    pub(super) fn folder(&self, model: &ModelRef) -> Result<PathBuf> {
+        let member = self.members.iter().find(|m| m.model == *model);
+        pin::folder(&model.name, member.and_then(|m| m.revision.as_deref()), self.models)
+    }
+
     /// Where a model goes.
     fn place(&self, model: &ModelRef) -> Result<Placement> {
         if model.compute.is_cpu() {
@@ -67,14 +74,14 @@ impl<'a> Workshop<'a> {
     }
 
     fn base(&self, model: &ModelRef) -> Result<(Transformer, Tokenizer)> {
-        load_at(&locate(&model.name, self.models)?, false, &self.place(model)?)
+        load_at(&self.folder(model)?, false, &self.place(model)?)
     }
 
     /// A base to be tuned. On a GPU it goes into NF4 tensor by tensor: the whole model
     /// in bf16 is never there.
     fn student(&self, model: &ModelRef) -> Result<(Transformer, Tokenizer)> {
         let place = self.place(model)?;
-        load_at(&locate(&model.name, self.models)?, place.is_gpu(), &place)
+        load_at(&self.folder(model)?, place.is_gpu(), &place)
     }
 
     /// The chat templates of a model that is asked through them.
@@ -82,7 +89,7 @@ impl<'a> Workshop<'a> {
         if !chat {
             return Ok(None);
         }
-        let dir = locate(&model.name, self.models)?;
+        let dir = self.folder(model)?;
         let templates = ChatTemplates::open(&dir)?;
         ensure!(!templates.is_empty(), "{}: has no chat template; set chat = false", dir.display());
         Ok(Some(templates))
@@ -96,7 +103,7 @@ impl<'a> Workshop<'a> {
         run: &RunId,
     ) -> Result<(Transformer, Tokenizer)> {
         let place = self.place(model)?;
-        let (mut base, tokenizer) = load_at(&locate(&model.name, self.models)?, true, &place)?;
+        let (mut base, tokenizer) = load_at(&self.folder(model)?, true, &place)?;
         load_adapter(&mut base, lora, &self.store.path(run))?;
         Ok((base, tokenizer))
     }
@@ -212,11 +219,12 @@ pub(super) fn run_instruct(
 pub(super) fn run_refine(p: &RefinePlan, shop: &Workshop, dir: &Path, tick: Tick) -> Result<()> {
     let (mut model, tokenizer) = shop.adapted(&p.student, &p.lora, &p.instructed)?;
     model.set_gradient_checkpointing(p.settings.gradient_checkpointing);
-    let merged = model.merged()?;
     let questions = p.questions.load()?;
     let total = questions.len() * 2 * p.settings.samples + p.settings.max_steps;
     let mut n = 0;
     let mut own = [Vec::new(), Vec::new()];
+    // The dense copy is for answering alone: tuning needs its memory.
+    let merged = model.merged()?;
     for (cue, answers) in [Cue::Plain, Cue::Cot].into_iter().zip(&mut own) {
         for sample in 0..p.settings.samples {
             let sampling =
@@ -231,6 +239,7 @@ pub(super) fn run_refine(p: &RefinePlan, shop: &Workshop, dir: &Path, tick: Tick
             answers.extend(annotate(&speaker, &questions, cue, &sampling, &path, &mut done)?);
         }
     }
+    drop(merged);
     let pairs = pairs(p.settings.pairs, &own[0], &own[1]);
     write_lines(dir.join("pairs.jsonl"), &pairs)?;
     let mut each_step = |step, _| {

@@ -10,7 +10,7 @@ use super::ecqa;
 use super::folder::{self, NativeSplit, records, walk};
 use super::leakage::{normal, whole};
 use super::question::{Benchmark, Gold, Question, letter};
-use super::record::{Label, Record};
+use super::record::{Label, Record, columns};
 use super::rows::{self, Row, labels};
 use super::sources::{named_by, source};
 
@@ -26,6 +26,8 @@ pub struct Report {
     /// How many rows of the whole split are known to exist.
     pub published: Option<usize>,
     pub withheld: usize,
+    /// Why, in the words for the first of them.
+    pub why_withheld: Option<String>,
     /// Questions by gold letter.
     pub classes: BTreeMap<String, usize>,
     /// Pairs of rows with the same question and options.
@@ -53,7 +55,12 @@ pub fn check(path: &Path) -> Result<Vec<Report>> {
     );
     let mut reports = Vec::new();
     for (place, files) in groups(files) {
-        reports.push(report(&place, &files, None));
+        let mut report = report(&place, &files, None);
+        // Who names one file of several wants to know of that one.
+        if path.is_dir() {
+            report.broken.extend(folder::complete_files(&files).err().map(|e| e.to_string()));
+        }
+        reports.push(report);
     }
     Ok(reports)
 }
@@ -61,38 +68,48 @@ pub fn check(path: &Path) -> Result<Vec<Report>> {
 /// Checks the splits of one benchmark that a folder holds.
 pub fn check_benchmark(benchmark: Benchmark, dir: &Path) -> Result<Vec<Report>> {
     let mut reports = Vec::new();
-    let mut missing = None;
     for split in NativeSplit::ALL {
         if !NativeSplit::of(benchmark).contains(&split) {
             continue;
         }
-        match folder::files(benchmark, dir, split) {
-            Ok(files) => {
+        match folder::found(benchmark, dir, split) {
+            Ok(None) => {}
+            Ok(Some(files)) => {
                 let place = match files.as_slice() {
                     [one] => one.clone(),
-                    _ => files[0].parent().unwrap_or(dir).to_owned(),
+                    _ => common(&files),
                 };
                 reports.push(report(&place, &files, Some((benchmark, split))));
             }
-            Err(error) => missing = Some(error),
+            Err(error) => reports.push(Report {
+                benchmark: Some(benchmark),
+                split: Some(split),
+                place: dir.to_owned(),
+                broken: vec![format!("{error:#}")],
+                ..Report::default()
+            }),
         }
     }
-    match missing {
-        Some(error) if reports.is_empty() => {
-            let hub = source(benchmark)?;
-            Err(error).with_context(|| {
-                format!(
-                    "{benchmark}: no files in {}; give --data DIR (on the hub: {}, revision {}, \
-                     licence: {})",
-                    dir.display(),
-                    hub.hub,
-                    hub.revision,
-                    hub.licence
-                )
-            })
-        }
-        _ => Ok(reports),
+    if reports.is_empty() {
+        folder::files(benchmark, dir, NativeSplit::scored(benchmark)).with_context(|| {
+            let hub = source(benchmark);
+            let hub = hub.map(|hub| (hub.hub.as_str(), hub.revision.as_str(), &*hub.licence));
+            let (hub, revision, licence) = hub.unwrap_or_default();
+            format!(
+                "{benchmark}: no files in {}; give --data DIR (on the hub: {hub}, revision \
+                 {revision}, licence: {licence})",
+                dir.display(),
+            )
+        })?;
     }
+    Ok(reports)
+}
+
+/// The innermost folder that all of the files are in.
+fn common(files: &[PathBuf]) -> PathBuf {
+    let parent = files.first().and_then(|file| file.parent()).unwrap_or(Path::new(""));
+    let holds = |folder: &&Path| files.iter().all(|file| file.starts_with(folder));
+    parent.ancestors().find(holds).unwrap_or(parent).to_owned()
 }
 
 fn has_rows(path: &Path) -> bool {
@@ -114,7 +131,8 @@ fn rows_of(labels: &Path) -> PathBuf {
     labels.with_file_name(format!("{}.jsonl", stem.trim_end_matches("-labels")))
 }
 
-/// MMLU and BBH have a file for each subject or task: those of a folder are one split.
+/// MMLU and BBH have a file for each subject or task, MATH one for each problem in a folder for
+/// each subject, the hub several for a large split: those of a split are one group.
 fn groups(files: Vec<PathBuf>) -> BTreeMap<PathBuf, Vec<PathBuf>> {
     let mut groups: BTreeMap<PathBuf, Vec<PathBuf>> = BTreeMap::new();
     for path in files {
@@ -123,18 +141,27 @@ fn groups(files: Vec<PathBuf>) -> BTreeMap<PathBuf, Vec<PathBuf>> {
             || (ending == "json" && named_by(&path) == Some(Benchmark::Bbh));
         let place = match path.parent() {
             Some(parent) if many => parent.to_owned(),
-            _ => path.clone(),
+            Some(parent) if is_problem(&path) => parent.parent().unwrap_or(parent).to_owned(),
+            _ => folder::shards(&path).unwrap_or_else(|| path.clone()),
         };
         groups.entry(place).or_default().push(path);
     }
     groups
 }
 
+/// A file of MATH with one problem: `MATH/train/algebra/12.json`.
+fn is_problem(path: &Path) -> bool {
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    path.extension().is_some_and(|ending| ending == "json")
+        && stem.bytes().all(|byte| byte.is_ascii_digit())
+        && named_by(path) == Some(Benchmark::Math)
+}
+
 fn report(place: &Path, files: &[PathBuf], known: Option<(Benchmark, NativeSplit)>) -> Report {
     let mut report = Report { place: place.to_owned(), files: files.len(), ..Report::default() };
     let mut all = Vec::new();
     for path in files {
-        match open(path, known.map(|(benchmark, _)| benchmark)) {
+        match open(path, known) {
             Ok((benchmark, records)) => {
                 report.benchmark = Some(benchmark);
                 all.extend(records);
@@ -158,7 +185,7 @@ fn report(place: &Path, files: &[PathBuf], known: Option<(Benchmark, NativeSplit
 }
 
 /// The records of a file, and whose they are.
-fn open(path: &Path, known: Option<Benchmark>) -> Result<(Benchmark, Vec<Record>)> {
+fn open(path: &Path, known: Option<(Benchmark, NativeSplit)>) -> Result<(Benchmark, Vec<Record>)> {
     if path.extension().is_some_and(|ending| ending == "lst") {
         labels(path, -1..=3)?;
         bail!(
@@ -168,31 +195,48 @@ fn open(path: &Path, known: Option<Benchmark>) -> Result<(Benchmark, Vec<Record>
         );
     }
     let benchmark = match known {
-        Some(benchmark) => benchmark,
+        Some((benchmark, _)) => benchmark,
         None if ecqa::is_list(path) => Benchmark::Ecqa,
         None => identify(path)?,
     };
-    let records = records(benchmark, path)?;
-    let withheld = records.iter().filter(|r| matches!(r.label, Label::Withheld(_))).count();
-    if withheld > 0 && withheld < records.len() {
-        let first = records.iter().find_map(|record| match &record.label {
-            Label::Withheld(why) => Some((record.row, why)),
-            Label::Known(_) => None,
-        });
-        if let Some((row, why)) = first {
-            bail!(
-                "{} row {row}: {why}, while other rows have their answers; fetch the file again",
-                path.display()
-            );
-        }
+    let mut records = records(benchmark, path)?;
+    if let Some((_, split)) = known {
+        records = folder::cut(path, split, records);
     }
+    let split = known.map(|(_, split)| split).or_else(|| split_of(benchmark, path));
+    golds(benchmark, split, &records)?;
     Ok((benchmark, records))
+}
+
+/// Golds are withheld of a whole file, and of some benchmarks' test split only; any other that
+/// is missing was lost.
+fn golds(benchmark: Benchmark, split: Option<NativeSplit>, records: &[Record]) -> Result<()> {
+    let why = |record: &Record| match &record.label {
+        Label::Withheld(why) => Some(why.clone()),
+        Label::Known(_) => None,
+    };
+    let missing = records.iter().filter(|record| why(record).is_some()).count();
+    let first = records.iter().find_map(|record| Some((record, why(record)?)));
+    let Some((record, why)) = first else { return Ok(()) };
+    if missing < records.len() {
+        bail!(
+            "{} row {}: {why}, while other rows have their answers; fetch the file again",
+            record.path.display(),
+            record.row
+        );
+    }
+    let public = match split {
+        Some(split) => NativeSplit::of(benchmark).contains(&split),
+        None => NativeSplit::of(benchmark).contains(&NativeSplit::Test),
+    };
+    if public { Err(folder::no_gold(benchmark, split, record, &why)) } else { Ok(()) }
 }
 
 /// The benchmark whose columns a file has; the folder's name decides where that leaves two,
 /// or none.
 fn identify(path: &Path) -> Result<Benchmark> {
-    let rows = rows::read(path)?;
+    let every: Vec<&str> = Benchmark::every().flat_map(columns).copied().collect();
+    let rows = rows::read(path, &every)?;
     let row = &rows[0];
     let fitting: Vec<Benchmark> = Benchmark::every().filter(|b| fits(*b, row)).collect();
     match named_by(path) {
@@ -211,6 +255,8 @@ fn identify(path: &Path) -> Result<Benchmark> {
 
 fn fits(benchmark: Benchmark, row: &Row) -> bool {
     let has = |keys: &[&str]| keys.iter().all(|key| row.has(key));
+    // MMLU's, of which some may be empty.
+    let lettered = ["A", "B", "C", "D"].iter().any(|key| row.has(key));
     match benchmark {
         Benchmark::Obqa => has(&["question_stem", "choices"]) || has(&["question.stem"]),
         Benchmark::Csqa => {
@@ -220,10 +266,12 @@ fn fits(benchmark: Benchmark, row: &Row) -> bool {
         }
         Benchmark::Piqa => has(&["goal", "sol1", "sol2"]),
         Benchmark::Siqa => has(&["context", "question", "answerA"]),
-        Benchmark::Gsm8k => has(&["question", "answer"]) && !has(&["choices"]) && !has(&["A"]),
+        Benchmark::Gsm8k => has(&["question", "answer"]) && !has(&["choices"]) && !lettered,
         Benchmark::MultiArith => has(&["sQuestion"]) || has(&["question", "final_ans"]),
         Benchmark::Math => has(&["problem", "solution"]),
-        Benchmark::Mmlu => has(&["question", "choices", "answer"]) || has(&["question", "A", "B"]),
+        Benchmark::Mmlu => {
+            has(&["question", "choices", "answer"]) || (has(&["question"]) && lettered)
+        }
         Benchmark::Bbh => has(&["input", "target"]),
         Benchmark::Aqua => {
             has(&["question", "options", "correct"])
@@ -253,16 +301,18 @@ fn split_of(benchmark: Benchmark, path: &Path) -> Option<NativeSplit> {
 impl Report {
     fn count(&mut self, records: &[Record]) {
         self.questions = records.len();
-        let files = self.files;
-        let mut wholes: HashMap<String, (&Record, Option<String>)> = HashMap::new();
-        let mut stems: HashMap<String, usize> = HashMap::new();
-        let at = |record: &Record| match files {
-            1 => record.row.to_string(),
-            _ => {
-                let name = record.path.file_name().unwrap_or_default().to_string_lossy();
-                format!("{name} {}", record.row)
+        let several = self.files > 1;
+        let home = common(&records.iter().map(|record| record.path.clone()).collect::<Vec<_>>());
+        let at = |record: &Record| match several {
+            false => record.row.to_string(),
+            true => {
+                let path = record.path.strip_prefix(&home).unwrap_or(&record.path);
+                format!("{} {}", path.display(), record.row)
             }
         };
+        self.broken.extend(same_ids(self.split, &self.place, records, &at));
+        let mut wholes: HashMap<String, (&Record, Option<String>)> = HashMap::new();
+        let mut stems: HashMap<String, usize> = HashMap::new();
         for record in records {
             let gold = self.class(record);
             let options: Vec<String> = record.options.iter().map(|o| normal(o)).collect();
@@ -298,8 +348,9 @@ impl Report {
     /// Counts the gold of a record; its text, for comparison with that of a twin.
     fn class(&mut self, record: &Record) -> Option<String> {
         match &record.label {
-            Label::Withheld(_) => {
+            Label::Withheld(why) => {
                 self.withheld += 1;
+                self.why_withheld.get_or_insert_with(|| why.clone());
                 None
             }
             Label::Known(Gold::Choice(at)) => {
@@ -311,6 +362,32 @@ impl Report {
             }
         }
     }
+}
+
+/// Rows with the id of an earlier one: they would not load.
+fn same_ids(
+    split: Option<NativeSplit>,
+    place: &Path,
+    records: &[Record],
+    at: &impl Fn(&Record) -> String,
+) -> Option<String> {
+    let ids = folder::ids(split.map_or("row", NativeSplit::name), records);
+    let mut first: HashMap<&str, &Record> = HashMap::new();
+    let mut pairs = Vec::new();
+    for (id, record) in ids.iter().zip(records) {
+        match first.get(id.as_str()) {
+            Some(other) => pairs.push(format!("{id:?} of rows {} and {}", at(other), at(record))),
+            None => _ = first.insert(id, record),
+        }
+    }
+    (!pairs.is_empty()).then(|| {
+        format!(
+            "{}: the same id twice: {} ({}); correct one of them or fetch the files again",
+            place.display(),
+            pairs.len(),
+            shown(&pairs)
+        )
+    })
 }
 
 impl fmt::Display for Report {
@@ -327,7 +404,8 @@ impl fmt::Display for Report {
             write!(f, " ({} files)", self.files)?;
         }
         if self.withheld > 0 {
-            write!(f, "\n    answers withheld: cannot be scored")?;
+            let why = self.why_withheld.as_deref().unwrap_or("missing");
+            write!(f, "\n    answers withheld ({why}): cannot be scored")?;
         }
         if !self.classes.is_empty() {
             let classes: Vec<String> =
@@ -348,18 +426,15 @@ impl fmt::Display for Report {
 }
 
 fn list(f: &mut fmt::Formatter<'_>, what: &str, of: &str, found: &[String]) -> fmt::Result {
-    const SHOWN: usize = 3;
     if found.is_empty() {
         return Ok(());
     }
-    write!(
-        f,
-        "\n    {what}: {} ({of} {}",
-        found.len(),
-        found[..found.len().min(SHOWN)].join("; ")
-    )?;
-    if found.len() > SHOWN {
-        write!(f, "; …")?;
-    }
-    write!(f, ")")
+    write!(f, "\n    {what}: {} ({of} {})", found.len(), shown(found))
+}
+
+/// The first few, and whether there are more.
+fn shown(found: &[String]) -> String {
+    const SHOWN: usize = 3;
+    let more = if found.len() > SHOWN { "; …" } else { "" };
+    found[..found.len().min(SHOWN)].join("; ") + more
 }

@@ -1,13 +1,9 @@
 //! CSV files (MMLU, ECQA) and the tab-separated ones of the FLAN collection.
 
-use std::io::Cursor;
 use std::path::Path;
 
-use anyhow::{Context, Result, anyhow, ensure};
-use polars::prelude::*;
-use serde_json::{Map, Value};
-
-use super::rows::guarded;
+use anyhow::{Result, anyhow, bail, ensure};
+use serde_json::Value;
 
 /// The columns of MMLU's files, which have no header: `question,A,B,C,D,letter`.
 const MMLU: [&str; 6] = ["question", "A", "B", "C", "D", "answer"];
@@ -16,60 +12,125 @@ const MMLU: [&str; 6] = ["question", "A", "B", "C", "D", "answer"];
 const ECQA: [&str; 8] = ["q_no", "q_text", "q_op1", "q_op2", "q_op3", "q_op4", "q_op5", "q_ans"];
 
 /// The rows as objects. A header is taken for one only if it is ECQA's; any other file
-/// has to have MMLU's six columns.
-///
-/// Quoting is that of RFC 4180; fields may hold newlines, so rows are not lines.
+/// has to have MMLU's six columns. Short rows lack their last columns, which an error on the
+/// row then names; a field without text counts as missing.
 pub fn read(path: &Path, text: &str) -> Result<Vec<Value>> {
-    let first = text.lines().next().unwrap_or_default();
-    let header = first.split(',').map(|name| name.trim().trim_matches('"')).collect::<Vec<_>>();
-    let known = ECQA.iter().filter(|name| header.contains(name)).count();
-    if known == 0 {
-        let frame = frame(path, text, false)?;
+    let mut records = records(path, text)?;
+    let first: Vec<String> = match records.first() {
+        Some(first) => first.iter().map(|name| name.trim().to_owned()).collect(),
+        None => return Ok(Vec::new()),
+    };
+    let has = |name: &&str| first.iter().any(|found| found == name);
+    let names = if ECQA.iter().any(|name| has(name)) {
+        if let Some(missing) = ECQA.iter().find(|name| !has(name)) {
+            bail!(
+                "{} row 1: the header lacks the column {missing}; fetch the file again",
+                path.display()
+            );
+        }
+        records.remove(0);
+        first
+    } else {
         ensure!(
-            frame.width() == MMLU.len(),
+            first.len() == MMLU.len(),
             "{} row 1: {} columns instead of MMLU's six ({}) or a header with ECQA's {}; fetch \
              the file again",
             path.display(),
-            frame.width(),
+            first.len(),
             MMLU.join(","),
             ECQA.join(",")
         );
-        return Ok(objects(&frame, &MMLU.map(String::from)));
-    }
-    if let Some(missing) = ECQA.iter().find(|name| !header.contains(name)) {
-        return Err(anyhow!(
-            "{} row 1: the header lacks the column {missing}; fetch the file again",
-            path.display()
-        ));
-    }
-    let frame = frame(path, text, true)?;
-    let names: Vec<String> = frame.get_column_names().iter().map(ToString::to_string).collect();
-    Ok(objects(&frame, &names))
+        MMLU.map(String::from).to_vec()
+    };
+    let object = |(i, fields): (usize, Vec<String>)| {
+        ensure!(
+            fields.len() <= names.len(),
+            "{} row {}: {} columns instead of {}; put quotes around a field with commas in it, or \
+             fetch the file again",
+            path.display(),
+            i + 1,
+            fields.len(),
+            names.len()
+        );
+        let fields = names.iter().cloned().zip(fields).filter(|(_, text)| !text.is_empty());
+        Ok(Value::Object(fields.map(|(name, text)| (name, text.into())).collect()))
+    };
+    records.into_iter().enumerate().map(object).collect()
 }
 
-fn frame(path: &Path, text: &str, header: bool) -> Result<DataFrame> {
-    let options = CsvReadOptions::default()
-        .with_has_header(header)
-        // Every column a text.
-        .with_infer_schema_length(Some(0));
-    let reader = options.into_reader_with_file_handle(Cursor::new(text.as_bytes()));
-    let frame = guarded(|| reader.finish())
-        .with_context(|| format!("{}: not a CSV file; fetch it again", path.display()))?;
-    frame.map_err(|error| anyhow!("{}: broken CSV ({error}); fetch it again", path.display()))
-}
-
-/// A field without text is left out: it counts as missing.
-fn objects(frame: &DataFrame, names: &[String]) -> Vec<Value> {
-    let mut rows = vec![Map::new(); frame.height()];
-    for (column, name) in frame.columns().iter().zip(names) {
-        let Ok(column) = column.str() else { continue };
-        for (row, text) in rows.iter_mut().zip(column.iter()) {
-            if let Some(text) = text {
-                row.insert(name.clone(), text.into());
+/// The fields of every record, by RFC 4180: they may hold newlines, so rows are not lines.
+/// Empty lines are passed over.
+///
+/// The files of the publishers end their records with CR and LF, or with LF, and the lines
+/// inside a field with LF. Polars does not read the first kind and names no row in its errors.
+fn records(path: &Path, text: &str) -> Result<Vec<Vec<String>>> {
+    // A copy all of whose line ends were converted (CR and LF to CR, CR and LF) is read as the
+    // original.
+    let converted =
+        text.contains("\r\n") && text.matches('\n').count() == text.matches("\r\n").count();
+    // Rows are counted without the header.
+    let header = text.lines().next().is_some_and(|line| line.contains(ECQA[1]));
+    let (mut records, mut fields, mut rest) = (Vec::new(), Vec::new(), text);
+    loop {
+        let start = text.len() - rest.len();
+        let (mut field, after) = match rest.strip_prefix('"') {
+            Some(inside) => quoted(inside).map_err(|what| {
+                anyhow!(
+                    "{} line {} (row {}): {what}; double the quotes inside a field or fetch the \
+                     file again",
+                    path.display(),
+                    text[..start].matches('\n').count() + 1,
+                    records.len() + 1 - usize::from(header && !records.is_empty())
+                )
+            })?,
+            None => {
+                let (field, after) = rest.split_at(rest.find([',', '\n']).unwrap_or(rest.len()));
+                let ends = !after.starts_with(',');
+                let field = if ends { field.trim_end_matches('\r') } else { field };
+                (field.to_owned(), after)
             }
+        };
+        if converted {
+            field = field.replace("\r\n", "\n");
+        }
+        fields.push(field);
+        if let Some(next) = after.strip_prefix(',') {
+            rest = next;
+            continue;
+        }
+        if fields.len() > 1 || !fields[0].is_empty() {
+            records.push(std::mem::take(&mut fields));
+        }
+        fields.clear();
+        match after.strip_prefix('\n') {
+            Some(next) => rest = next,
+            None => return Ok(records),
         }
     }
-    rows.into_iter().map(Value::Object).collect()
+}
+
+/// A field up to the quote that closes it, and what follows: a comma, a newline or nothing.
+fn quoted(text: &str) -> Result<(String, &str), &'static str> {
+    let (mut field, mut rest) = (String::new(), text);
+    loop {
+        let (part, after) =
+            rest.split_once('"').ok_or("a quote opens a field and none closes it")?;
+        field += part;
+        rest = after;
+        match rest.strip_prefix('"') {
+            Some(more) => {
+                field.push('"');
+                rest = more;
+            }
+            None => break,
+        }
+    }
+    let end = rest.trim_start_matches('\r');
+    let rest = if end.starts_with('\n') { end } else { rest };
+    match rest.is_empty() || rest.starts_with([',', '\n']) {
+        true => Ok((field, rest)),
+        false => Err("text between the quote that closes a field and the next comma"),
+    }
 }
 
 /// The chain-of-thought files of the FLAN collection: question with options, gold and

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, anyhow, ensure};
 
 use super::question::Benchmark;
-use super::record::{Record, record};
+use super::record::{Record, columns, record};
 use super::rows;
 
 /// The questions that have not been joined with anything yet.
@@ -35,7 +35,7 @@ pub fn records(list: &Path) -> Result<Vec<Record>> {
     let explained = explained(&home.join("ecqa.jsonl"))?;
     let mut all = HashMap::new();
     for path in questions(list, home)? {
-        for row in rows::read(&path)? {
+        for row in rows::read(&path, columns(Benchmark::Csqa))? {
             let record = record(Benchmark::Csqa, &row)?;
             if let Some(id) = record.id.clone() {
                 all.insert(id, record);
@@ -71,7 +71,7 @@ fn explained(path: &Path) -> Result<Option<HashSet<String>>> {
         return Ok(None);
     }
     let mut ids = HashSet::new();
-    for row in rows::read(path)? {
+    for row in rows::read(path, &[])? {
         if ["positives", "negatives", "explanation"].iter().all(|key| row.has(key)) {
             ids.insert(row.text("id")?);
         }

@@ -4,7 +4,7 @@
 //! follows from what is there: the publishers' file names come first, then Parquet files as the
 //! hub lays them out.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
@@ -15,7 +15,7 @@ use regex::Regex;
 use super::ecqa;
 use super::known;
 use super::question::{Benchmark, Question};
-use super::record::{Label, Record, record};
+use super::record::{Label, Record, columns, record};
 use super::rows::{self, join_labels};
 use super::sources::{self, named_by};
 
@@ -83,27 +83,31 @@ pub fn load(benchmark: Benchmark, dir: &Path, split: NativeSplit) -> Result<Vec<
     let files = files(benchmark, dir, split)?;
     let mut records = Vec::new();
     for file in &files {
-        let mut some = self::records(benchmark, file)?;
-        if benchmark == Benchmark::MultiArith && file.ends_with(MULTIARITH) {
-            // 420 of 600, with the rounding of whole rows.
-            let test = some.split_off(some.len() * 7 / 10);
-            if split == NativeSplit::Test {
-                some = test;
-            }
-        }
-        records.extend(some);
+        records.extend(cut(file, split, self::records(benchmark, file)?));
     }
     questions(benchmark, split, records)
 }
 
 const MULTIARITH: &str = "MultiArith.json";
 
+/// The records of a file that are of a split: of MultiArith's one file a part, of others all.
+pub(super) fn cut(file: &Path, split: NativeSplit, mut records: Vec<Record>) -> Vec<Record> {
+    if file.ends_with(MULTIARITH) {
+        // 420 of 600, with the rounding of whole rows.
+        let test = records.split_off(records.len() * 7 / 10);
+        if split == NativeSplit::Test {
+            return test;
+        }
+    }
+    records
+}
+
 /// The records of one file; labels that lie beside it are joined, and held against known ones.
 pub(super) fn records(benchmark: Benchmark, path: &Path) -> Result<Vec<Record>> {
     if benchmark == Benchmark::Ecqa && ecqa::is_list(path) {
         return ecqa::records(path);
     }
-    let mut rows = rows::read(path)?;
+    let mut rows = rows::read(path, columns(benchmark))?;
     match benchmark {
         Benchmark::Piqa => join_labels(&mut rows, 0..=1)?,
         Benchmark::Siqa => join_labels(&mut rows, 1..=3)?,
@@ -114,18 +118,59 @@ pub(super) fn records(benchmark: Benchmark, path: &Path) -> Result<Vec<Record>> 
     Ok(records)
 }
 
-/// Gives the records of a split their ids: the publisher's, or counted within MMLU's and
-/// MATH's subjects and BBH's tasks, or file and row.
+/// The ids of a split's records: the publisher's, or counted within MMLU's and MATH's subjects
+/// and BBH's tasks, or file and row.
+pub(super) fn ids(split: &str, records: &[Record]) -> Vec<String> {
+    let mut counts: HashMap<String, usize> = HashMap::new();
+    let id = |record: &Record| {
+        if let Some(id) = &record.id {
+            return id.clone();
+        }
+        let parquet = record.path.extension().is_some_and(|ending| ending == "parquet");
+        let group = match &record.subject {
+            Some(subject) => subject.clone(),
+            // The hub's file names, `0000.parquet`, say nothing.
+            None if parquet => split.to_owned(),
+            None => record.path.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
+        };
+        let count = counts.entry(group.clone()).or_default();
+        *count += 1;
+        format!("{group}-{count}")
+    };
+    records.iter().map(id).collect()
+}
+
+/// What is said of a row without gold in a split whose gold is public.
+pub(super) fn no_gold(
+    benchmark: Benchmark,
+    split: Option<NativeSplit>,
+    record: &Record,
+    why: &str,
+) -> anyhow::Error {
+    let split = split.map_or_else(String::new, |split| format!(" {split}"));
+    anyhow!(
+        "{} row {}: {why}, but the answers of {benchmark}{split} are public; put back what is \
+         missing or fetch the files again",
+        record.path.display(),
+        record.row
+    )
+}
+
 fn questions(
     benchmark: Benchmark,
     split: NativeSplit,
     records: Vec<Record>,
 ) -> Result<Vec<Question>> {
-    let mut counts: HashMap<String, usize> = HashMap::new();
+    let ids = ids(split.name(), &records);
     let mut seen: HashMap<String, (PathBuf, usize)> = HashMap::new();
     let mut questions = Vec::with_capacity(records.len());
-    for record in records {
-        let Record { path, row, id, subject, stem, options, label } = record;
+    for (record, id) in records.into_iter().zip(ids) {
+        if let Label::Withheld(why) = &record.label
+            && NativeSplit::of(benchmark).contains(&split)
+        {
+            return Err(no_gold(benchmark, Some(split), &record, why));
+        }
+        let Record { path, row, stem, options, label, .. } = record;
         let gold = match label {
             Label::Known(gold) => gold,
             Label::Withheld(why) => bail!(
@@ -134,18 +179,6 @@ fn questions(
                 either(&mut NativeSplit::of(benchmark).iter().rev().filter(|s| **s != split))
             ),
         };
-        let id = id.unwrap_or_else(|| {
-            let parquet = path.extension().is_some_and(|ending| ending == "parquet");
-            let group = match subject {
-                Some(subject) => subject,
-                // The hub's file names, `0000.parquet`, say nothing.
-                None if parquet => split.to_string(),
-                None => path.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
-            };
-            let count = counts.entry(group.clone()).or_default();
-            *count += 1;
-            format!("{group}-{count}")
-        });
         if let Some((other, at)) = seen.insert(id.clone(), (path.clone(), row)) {
             bail!(
                 "{} row {row}: the id {id:?} is that of {} row {at}, too; correct one of them or \
@@ -163,18 +196,30 @@ fn either(splits: &mut dyn Iterator<Item = &NativeSplit>) -> String {
     splits.map(|split| split.name()).collect::<Vec<_>>().join(" or ")
 }
 
-/// The files that hold a split.
-pub fn files(benchmark: Benchmark, dir: &Path, split: NativeSplit) -> Result<Vec<PathBuf>> {
-    let homes = homes(benchmark, dir);
-    for home in &homes {
-        let found = match native(benchmark, home, split) {
+/// The files that hold a split; none of them is no error, only some of them is one.
+pub(super) fn found(
+    benchmark: Benchmark,
+    dir: &Path,
+    split: NativeSplit,
+) -> Result<Option<Vec<PathBuf>>> {
+    for home in homes(benchmark, dir) {
+        let found = match native(benchmark, &home, split) {
             Some(files) => files,
-            None => hub(benchmark, home, split)?,
+            None => hub(benchmark, &home, split)?,
         };
         if !found.is_empty() {
-            return Ok(found);
+            return Ok(Some(found));
         }
     }
+    Ok(None)
+}
+
+/// The files that hold a split.
+pub fn files(benchmark: Benchmark, dir: &Path, split: NativeSplit) -> Result<Vec<PathBuf>> {
+    if let Some(found) = found(benchmark, dir, split)? {
+        return Ok(found);
+    }
+    let homes = homes(benchmark, dir);
     let public = NativeSplit::of(benchmark);
     if !public.contains(&split) {
         let instead = either(&mut public.iter());
@@ -385,6 +430,22 @@ fn complete(home: &Path, parts: &[Part]) -> Result<()> {
     Ok(())
 }
 
+/// Of files in one folder, all the shards have to be there that their names tell of.
+pub(super) fn complete_files(files: &[PathBuf]) -> Result<()> {
+    let Some(home) = files.first().and_then(|file| file.parent()) else { return Ok(()) };
+    let parts: Vec<Part> = files.iter().filter_map(|file| part(home, file.clone())).collect();
+    complete(home, &parts)
+}
+
+/// What all shards of a split are called by one of them: `train-*-of-00002.parquet`.
+pub(super) fn shards(path: &Path) -> Option<PathBuf> {
+    let name = path.file_name()?.to_str()?;
+    let found = FILE.captures(name)?;
+    let (number, of) = (found.get(2)?, found.get(3)?.as_str());
+    let many = of.trim_start_matches('0') != "1";
+    many.then(|| path.with_file_name(format!("{}*-of-{of}.parquet", &name[..number.start()])))
+}
+
 /// What lies in a folder, by name; nothing if it is none.
 pub(super) fn entries(dir: &Path) -> Vec<PathBuf> {
     let Ok(entries) = std::fs::read_dir(dir) else { return Vec::new() };
@@ -394,14 +455,32 @@ pub(super) fn entries(dir: &Path) -> Vec<PathBuf> {
 }
 
 /// All files below a folder, in a fixed order; hidden ones (`.git`, `.cache`) are left out.
+///
+/// Links to folders are followed when all else is read, and no folder is read twice: a link to
+/// a folder above itself has no end.
 pub(super) fn walk(dir: &Path) -> Vec<PathBuf> {
-    let mut files = Vec::new();
-    for path in entries(dir) {
-        if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.')) {
+    let (mut files, mut seen) = (Vec::new(), HashSet::new());
+    let mut folders = VecDeque::from([dir.to_owned()]);
+    while let Some(folder) = folders.pop_front() {
+        let Ok(place) = folder.canonicalize() else { continue };
+        if !seen.insert(place) {
             continue;
         }
-        if path.is_dir() { files.extend(walk(&path)) } else { files.push(path) }
+        for path in entries(&folder) {
+            if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.')) {
+                continue;
+            }
+            match path.metadata() {
+                Ok(what) if what.is_dir() && path.is_symlink() => folders.push_back(path),
+                Ok(what) if what.is_dir() => folders.push_front(path),
+                // A pipe would be waited for.
+                Ok(what) if !what.is_file() => {}
+                // Reading a link to nothing says what is wrong.
+                _ => files.push(path),
+            }
+        }
     }
+    files.sort();
     files
 }
 

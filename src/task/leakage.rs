@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, ensure};
 
 use super::folder::{self, NativeSplit};
 use super::question::{Benchmark, Question};
@@ -43,9 +43,13 @@ pub fn normal(text: &str) -> String {
 
 /// The question with its options, in any order of them.
 pub fn whole(question: &Question) -> String {
-    let mut options: Vec<String> = question.options.iter().map(|o| normal(o)).collect();
+    with_options(&normal(&question.stem), &question.options)
+}
+
+fn with_options(stem: &str, options: &[String]) -> String {
+    let mut options: Vec<String> = options.iter().map(|o| normal(o)).collect();
     options.sort();
-    format!("{}\n{}", normal(&question.stem), options.join("\n"))
+    format!("{stem}\n{}", options.join("\n"))
 }
 
 /// A test question and one of the training pool.
@@ -61,19 +65,51 @@ pub struct Overlap {
 /// The test questions whose stem occurs in the training pool, after [`normal`]; each once,
 /// with a training question of the same options if there is one.
 pub fn overlaps(train: &[Question], test: &[Question]) -> Vec<Overlap> {
-    let mut stems: HashMap<String, &Question> = HashMap::new();
-    let mut wholes: HashMap<String, &Question> = HashMap::new();
-    for question in train {
-        stems.entry(normal(&question.stem)).or_insert(question);
-        wholes.entry(whole(question)).or_insert(question);
-    }
-    let find = |question: &Question| {
-        let same = wholes.get(&whole(question));
-        let other = same.or_else(|| stems.get(&normal(&question.stem)))?;
-        let (train, test) = (other.id.clone(), question.id.clone());
-        Some(Overlap { train, test, options: same.is_some() })
+    Pool::new(&keys(train)).overlaps(&keys(test))
+}
+
+/// What a question is compared by. Full-sized splits are compared in scores of pairs, so that
+/// each is normalised once.
+struct Key {
+    id: String,
+    stem: String,
+    whole: String,
+}
+
+fn keys(questions: &[Question]) -> Vec<Key> {
+    let key = |question: &Question| {
+        let stem = normal(&question.stem);
+        let whole = with_options(&stem, &question.options);
+        Key { id: question.id.clone(), stem, whole }
     };
-    test.iter().filter_map(find).collect()
+    questions.iter().map(key).collect()
+}
+
+/// A training pool, to look questions up in.
+struct Pool<'a> {
+    stems: HashMap<&'a str, &'a Key>,
+    wholes: HashMap<&'a str, &'a Key>,
+}
+
+impl<'a> Pool<'a> {
+    fn new(keys: &'a [Key]) -> Self {
+        let (mut stems, mut wholes) = (HashMap::new(), HashMap::new());
+        for key in keys {
+            stems.entry(key.stem.as_str()).or_insert(key);
+            wholes.entry(key.whole.as_str()).or_insert(key);
+        }
+        Pool { stems, wholes }
+    }
+
+    fn overlaps(&self, test: &[Key]) -> Vec<Overlap> {
+        let find = |key: &Key| {
+            let same = self.wholes.get(key.whole.as_str());
+            let other = same.or_else(|| self.stems.get(key.stem.as_str()))?;
+            let (train, test) = (other.id.clone(), key.id.clone());
+            Some(Overlap { train, test, options: same.is_some() })
+        };
+        test.iter().filter_map(find).collect()
+    }
 }
 
 /// The overlaps of one training pool and one test set.
@@ -85,28 +121,47 @@ pub struct Leak {
     pub overlaps: Vec<Overlap>,
 }
 
+/// What [`leaks`] finds in a folder.
+#[derive(Debug, Clone, Default)]
+pub struct Leaks {
+    pub found: Vec<Leak>,
+    /// What keeps splits from being read; the others are compared all the same.
+    pub broken: Vec<String>,
+}
+
 /// Holds every train split in a folder against every split that may be tested on, of the same
 /// and of the other benchmarks. Pairs without overlap are left out.
-pub fn leaks(dir: &Path) -> Result<Vec<Leak>> {
+pub fn leaks(dir: &Path) -> Result<Leaks> {
+    let mut leaks = Leaks::default();
     let mut pools = Vec::new();
     for benchmark in Benchmark::every() {
         for split in NativeSplit::ALL {
-            let public = NativeSplit::of(benchmark).contains(&split);
-            if public && folder::files(benchmark, dir, split).is_ok() {
-                pools.push(((benchmark, split), folder::load(benchmark, dir, split)?));
+            if !NativeSplit::of(benchmark).contains(&split) {
+                continue;
+            }
+            let there = folder::found(benchmark, dir, split);
+            let load = |_| folder::load(benchmark, dir, split).map(|questions| keys(&questions));
+            match there.and_then(|files| files.map(load).transpose()) {
+                Ok(Some(keys)) => pools.push(((benchmark, split), keys)),
+                Ok(None) => {}
+                Err(error) => leaks.broken.push(format!("{benchmark} {split}: {error:#}")),
             }
         }
     }
-    if !pools.iter().any(|((_, split), _)| *split == NativeSplit::Train) {
-        bail!("{}: no train split of any benchmark here; name a folder with one", dir.display());
-    }
-    let mut leaks = Vec::new();
-    for (train, questions) in pools.iter().filter(|((_, split), _)| *split == NativeSplit::Train) {
-        for (test, tested) in pools.iter().filter(|((_, split), _)| *split != NativeSplit::Train) {
-            let overlaps = overlaps(questions, tested);
+    let (train, test): (Vec<_>, Vec<_>) =
+        pools.iter().partition(|((_, split), _)| *split == NativeSplit::Train);
+    ensure!(
+        !train.is_empty() || !leaks.broken.is_empty(),
+        "{}: no train split of any benchmark here; name a folder with one",
+        dir.display()
+    );
+    for (train, keys) in train {
+        let pool = Pool::new(keys);
+        for (test, tested) in &test {
+            let overlaps = pool.overlaps(tested);
             if !overlaps.is_empty() {
                 let test_questions = tested.len();
-                leaks.push(Leak { train: *train, test: *test, test_questions, overlaps });
+                leaks.found.push(Leak { train: *train, test: *test, test_questions, overlaps });
             }
         }
     }

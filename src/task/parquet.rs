@@ -9,8 +9,9 @@ use serde_json::{Map, Value};
 
 use super::rows::guarded;
 
-/// The rows as objects.
-pub fn read(path: &Path) -> Result<Vec<Value>> {
+/// The rows as objects, of `columns` alone: what else a file has may be of a type that is not
+/// read here.
+pub fn read(path: &Path, columns: &[&str]) -> Result<Vec<Value>> {
     let bytes = std::fs::read(path).with_context(|| {
         format!("{}: cannot read it; put the published file there", path.display())
     })?;
@@ -26,21 +27,68 @@ pub fn read(path: &Path) -> Result<Vec<Value>> {
         "{}: not a Parquet file, or cut off; fetch it again",
         path.display()
     );
-    guarded(|| rows(&bytes))
-        .unwrap_or_else(|| Err(anyhow!("the reader gave up on it")))
-        .with_context(|| format!("{}: broken Parquet; fetch the file again", path.display()))
+    let mut unread = None;
+    let rows = guarded(|| rows(&bytes, columns, &mut unread))
+        .unwrap_or_else(|| Err(anyhow!("the reader gave up on it")));
+    rows.with_context(|| match unread {
+        Some(column) => format!(
+            "{}: cannot read the column {column}; write it as texts, integers or lists of texts",
+            path.display()
+        ),
+        None => format!("{}: broken Parquet; fetch the file again", path.display()),
+    })
 }
 
-fn rows(bytes: &[u8]) -> Result<Vec<Value>> {
+/// `unread` becomes the column that is of a type which is not read, as far as that is the cause.
+fn rows(bytes: &[u8], columns: &[&str], unread: &mut Option<String>) -> Result<Vec<Value>> {
     // On this thread, where a panic on a broken file is caught without a word of it.
-    let reader = ParquetReader::new(Cursor::new(bytes)).read_parallel(ParallelStrategy::None);
-    let frame = reader.finish()?;
+    let mut reader = ParquetReader::new(Cursor::new(bytes)).read_parallel(ParallelStrategy::None);
+    let schema = reader.schema()?;
+    let there = schema.iter_values().filter(|field| columns.contains(&field.name.as_str()));
+    let (mut names, mut exotic) = (Vec::new(), None);
+    for field in there {
+        names.push(field.name.to_string());
+        let kind = format!("{:?}", field.dtype);
+        if EXOTIC.iter().any(|name| kind.starts_with(name)) {
+            let kind = kind.split('(').next().unwrap_or_default();
+            exotic.get_or_insert(format!("{} of type {kind}", field.name));
+        }
+    }
+    if names.is_empty() {
+        // Of no benchmark; the first row's error says what is missing.
+        return Ok(vec![Value::Object(Map::new()); reader.num_rows()?]);
+    }
+    if exotic.is_some() {
+        *unread = exotic;
+        bail!("this type is not read");
+    }
+    let frame = reader.with_columns(Some(names)).finish()?;
     let mut rows = vec![Map::new(); frame.height()];
     for column in frame.columns() {
-        fill(&mut rows, column.name(), column.name(), column.as_materialized_series())?;
+        let filled = fill(&mut rows, column.name(), column.name(), column.as_materialized_series());
+        if filled.is_err() {
+            *unread = Some(column.name().to_string());
+        }
+        filled?;
     }
     Ok(rows.into_iter().map(Value::Object).collect())
 }
+
+/// Arrow's types that no question is made of; polars is built here without most of them.
+const EXOTIC: [&str; 12] = [
+    "Timestamp",
+    "Date",
+    "Time",
+    "Duration",
+    "Interval",
+    "Binary",
+    "LargeBinary",
+    "FixedSize",
+    "Decimal",
+    "Map",
+    "Union",
+    "Extension",
+];
 
 /// Adds a column, or a struct's field, to the rows; `path` is what an error calls it.
 fn fill(rows: &mut [Map<String, Value>], path: &str, name: &str, column: &Series) -> Result<()> {
@@ -82,6 +130,8 @@ fn plain(path: &str, value: AnyValue) -> Result<Value> {
             if let Some(text) = value.get_str() {
                 text.into()
             } else if let Ok(number) = value.try_extract::<i64>() {
+                number.into()
+            } else if let Ok(number) = value.try_extract::<u64>() {
                 number.into()
             } else {
                 bail!("column {path}: values of type {} are not supported", value.dtype())
@@ -135,6 +185,10 @@ mod tests {
             json!({"structs": null, "lists": null, "number": 2}),
             row("u", "v", Value::Null),
         ];
-        assert_eq!(read(&path).unwrap(), expected);
+        assert_eq!(read(&path, &["number", "lists", "structs"]).unwrap(), expected);
+        // Only what is asked for, and a row all the same where there is none of that.
+        let numbers = [json!({"number": 1}), json!({"number": 2}), json!({"number": null})];
+        assert_eq!(read(&path, &["number", "other"]).unwrap(), numbers);
+        assert_eq!(read(&path, &["other"]).unwrap(), [json!({}), json!({}), json!({})]);
     }
 }

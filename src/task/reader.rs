@@ -4,21 +4,23 @@
 //! outputs, so the rule is stated here and carries a version, [`READER`]:
 //!
 //! 1. The text ends where a new question or a template marker begins.
-//! 2. The answer stands behind the last trigger (`answer is`, `answer:`, `####`, `\boxed`)
-//!    that is neither negated nor a remark such as `this answer is correct`. Behind a negated
-//!    trigger an answer is read only after `it is`, `but` or `instead`.
+//! 2. The answer stands behind the last trigger (`answer is`, `answer:`, `####`, `\boxed`, …)
+//!    that announces one and is neither negated, before it or behind, nor a remark such as
+//!    `this answer is correct`. Behind a negated trigger an answer is read only after `it is`,
+//!    `but` or `instead`.
 //! 3. Multiple choice: a delimited letter in range, or the text of an option, the longest
 //!    whole match first; options that are numbers go by value. Two different answers are none.
-//!    Without a trigger only an output that is nothing but a letter or an option, or that names
-//!    exactly one option, has an answer.
-//! 4. Word problems: the first number behind the trigger (the result, where an equation begins
-//!    there), else the last number of the text.
+//!    Without a trigger an output has an answer that begins with it (`B) library. A bank …`),
+//!    says which option is taken (`C is the best choice`), or names exactly one.
+//! 4. Word problems: the number right behind the trigger (the result, where a calculation
+//!    begins there), or the only one of its sentence; else the last number of the sentence or
+//!    of the text. `15 or 20` is none.
 //! 5. MATH: the last box, or the formula behind the trigger, else the last formula of the text.
 //!    BIG-Bench Hard: the word, words or brackets behind the trigger; see [`Shape`].
 //! 6. No answer is not a wrong answer: it is counted apart.
 //!
 //! Every text has two readings. The strict one wants the answer stated: right behind a trigger,
-//! or the answer being the whole output. The flexible one, which [`read`] gives, also takes what
+//! first of all, or the answer being the whole output. The flexible one, which [`read`] gives, also takes what
 //! is a guess: the only option named, the last number. Where there is a strict reading the
 //! flexible one is the same.
 //!
@@ -43,8 +45,9 @@ use text::{clean, cut, without_notes};
 use trigger::triggers;
 pub use words::Shape;
 
-/// Version of the rule. It goes into every result, since a changed rule changes accuracies.
-pub const READER: u32 = 1;
+/// Version of the rule. It goes into every result, since a changed rule changes accuracies. What
+/// was changed in which version stands in `results/LOG.md`.
+pub const READER: u32 = 2;
 
 /// What a text answers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -87,7 +90,7 @@ impl<'a> Form<'a> {
 /// The two readings of a text.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reading {
-    /// An answer that is stated: right behind a trigger, or the whole output.
+    /// An answer that is stated: right behind a trigger, first of all, or the whole output.
     pub strict: Option<Answer>,
     /// The answer, guessed where it is not stated. The same as `strict` where that is one.
     pub flexible: Option<Answer>,

@@ -63,6 +63,37 @@ pub fn record(benchmark: Benchmark, row: &Row) -> Result<Record> {
     })
 }
 
+/// The columns that a benchmark is read from, of whatever layout.
+pub fn columns(benchmark: Benchmark) -> &'static [&'static str] {
+    match benchmark {
+        Benchmark::Obqa | Benchmark::Csqa => {
+            &["id", "question", "question_stem", "choices", "answerKey"]
+        }
+        Benchmark::Piqa => &["id", "goal", "sol1", "sol2", "label"],
+        Benchmark::Siqa => {
+            &["id", "context", "question", "answerA", "answerB", "answerC", "label", "correct"]
+        }
+        Benchmark::Gsm8k => &["id", "question", "answer"],
+        Benchmark::MultiArith => &["iIndex", "sQuestion", "lSolutions", "question", "final_ans"],
+        Benchmark::Math => &["unique_id", "problem", "solution", "answer", "subject", "type"],
+        Benchmark::Mmlu => &["id", "question", "choices", "answer", "subject", "A", "B", "C", "D"],
+        Benchmark::Bbh => &["id", "input", "target"],
+        Benchmark::Aqua => &["id", "question", "options", "correct", "flan_question", "flan_gold"],
+        Benchmark::Ecqa => &[
+            "q_no",
+            "q_text",
+            "q_op1",
+            "q_op2",
+            "q_op3",
+            "q_op4",
+            "q_op5",
+            "q_ans",
+            "flan_question",
+            "flan_gold",
+        ],
+    }
+}
+
 type Parts = (String, Vec<String>, Label);
 
 fn known(gold: usize) -> Label {

@@ -89,11 +89,11 @@ impl Row {
 }
 
 /// All rows of a file, by its ending: `.parquet`, `.csv`, `.tsv`, and JSON in any of the
-/// shapes benchmarks come in ([`json`]).
-pub fn read(path: &Path) -> Result<Vec<Row>> {
+/// shapes benchmarks come in ([`json`]). Of Parquet only `columns`; the others are read whole.
+pub fn read(path: &Path, columns: &[&str]) -> Result<Vec<Row>> {
     let ending = path.extension().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
     let values = match ending.as_str() {
-        "parquet" => parquet::read(path)?,
+        "parquet" => parquet::read(path, columns)?,
         "csv" => csv::read(path, &text(path)?)?,
         "tsv" => csv::three_columns(path, &text(path)?)?,
         _ => json(path, &text(path)?)?,

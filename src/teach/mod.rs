@@ -2,6 +2,7 @@
 
 mod annotate;
 mod demonstrations;
+pub(crate) mod redacted;
 #[cfg(feature = "remote")]
 pub mod remote;
 

@@ -28,16 +28,17 @@ mod settings;
 mod spend;
 mod wire;
 
+pub(crate) use super::redacted::{key_name, redacted_toml_error, refused_key};
 pub use ahead::{Ask, estimate, estimate_all};
 pub use purse::Purse;
 pub use run::{Stopped, annotate_from, annotate_remote};
-pub use settings::{Endpoint, RemoteTeacher};
+pub use settings::{Endpoint, MaxTokensField, RemoteTeacher};
 pub use spend::{Estimate, Tokens, Usage};
 
 /// What [`annotate_remote`] tells of while it works.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
-    /// One question more is answered; it was not asked before.
+    /// One question more is answered, or refused for good; it was not asked before.
     Answered,
     /// An attempt failed and is made again.
     Retry {

@@ -20,6 +20,7 @@ use reqwest::{Client, Method, Response, StatusCode, Url, redirect};
 
 use super::cache::{is_commit, write_below};
 use super::failure::{Answer, Failure, chain, disk};
+use super::mask::{self, Mask};
 use super::progress::Progress;
 use super::{Kind, Request};
 
@@ -37,6 +38,9 @@ pub(super) struct Hub {
     http: Client,
     runtime: tokio::runtime::Runtime,
     url: Url,
+    /// The address as messages may show it.
+    shown: String,
+    mask: Mask,
     token: Option<String>,
 }
 
@@ -61,18 +65,20 @@ impl Hub {
         if let Some(token) = &token {
             builder = builder.token(token);
         }
-        let client = builder.build().map_err(|e| {
-            anyhow!("the hub's client could not be set up ({e}); is HF_ENDPOINT an address?")
+        // The error is not repeated: it may hold the address with a password in it.
+        let client = builder.build().map_err(|_| {
+            anyhow!("the hub's client could not be set up; is HF_ENDPOINT an address?")
         })?;
         let url = Url::parse(client.endpoint()).context("HF_ENDPOINT")?;
+        let (mask, shown) = (Mask::of(token.as_deref(), &url), mask::shown(&url));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let api = HFClientSync::from_inner(client)?;
-        Ok(Hub { api, http: http(redirect::Policy::none())?, runtime, url, token })
+        Ok(Hub { api, http: http(redirect::Policy::none())?, runtime, url, shown, mask, token })
     }
 
-    /// Without a slash at the end.
+    /// Without a slash at the end, and without user and password.
     pub fn endpoint(&self) -> &str {
-        self.url.as_str().trim_end_matches('/')
+        &self.shown
     }
 
     pub fn has_token(&self) -> bool {
@@ -103,7 +109,7 @@ impl Hub {
                 .send()
                 .map(|i| i.sha),
         };
-        let sha = sha.map_err(of_api)?.filter(|sha| is_commit(sha));
+        let sha = sha.map_err(|e| self.of_api(e))?.filter(|sha| is_commit(sha));
         Ok(sha.with_context(|| format!("{} did not say which commit this is", self.endpoint()))?)
     }
 
@@ -133,7 +139,24 @@ impl Hub {
             Kind::Model => paths(self.api.model(owner, name), commit, most),
             Kind::Dataset => paths(self.api.dataset(owner, name), commit, most),
         }
-        .map_err(of_api)
+        .map_err(|e| self.of_api(e))
+    }
+
+    /// What a refusal says; `store` is the host if it is not the hub.
+    async fn answer(&self, response: Response, store: Option<String>) -> Answer {
+        let answer = answer(response, store).await;
+        Answer { message: answer.message.map(|m| self.mask.hide(&m)), ..answer }
+    }
+
+    /// The same for what `hf-hub` asked.
+    fn of_api(&self, e: HFError) -> Failure {
+        match of_api(e) {
+            Failure::Status(a) => {
+                Failure::Status(Answer { message: a.message.map(|m| self.mask.hide(&m)), ..a })
+            }
+            Failure::Network(text) => Failure::Network(self.mask.hide(&text)),
+            Failure::Other(e) => Failure::Other(anyhow!(self.mask.hide(&format!("{e:#}")))),
+        }
     }
 
     fn address(&self, request: &Request, commit: &str, path: &str) -> Result<Url> {
@@ -161,7 +184,7 @@ impl Hub {
             let (response, store) = self.send(Method::HEAD, url, 0).await?;
             let status = response.status();
             if !status.is_success() && !status.is_redirection() {
-                let answer = answer(response, store).await;
+                let answer = self.answer(response, store).await;
                 // Not all mirrors give codes; that there is such a commit is known by now,
                 // unless it was given as such.
                 let other = answer.says("RepoNotFound") || answer.says("RevisionNotFound");
@@ -220,7 +243,7 @@ impl Hub {
                     progress.add(-(have as i64));
                     return Err(Failure::Network("the server cannot go on from there".into()));
                 }
-                _ => return Err(Failure::Status(answer(response, store).await)),
+                _ => return Err(Failure::Status(self.answer(response, store).await)),
             };
             if !goes_on {
                 if response.status() == StatusCode::PARTIAL_CONTENT {
@@ -326,7 +349,6 @@ fn text(headers: &HeaderMap, name: &str) -> Option<String> {
     Some(headers.get(name)?.to_str().ok()?.to_string())
 }
 
-/// What a refusal says; `store` is the host if it is not the hub.
 async fn answer(mut response: Response, store: Option<String>) -> Answer {
     let headers = response.headers();
     let code = text(headers, "x-error-code");

@@ -15,6 +15,8 @@ mod download;
 #[cfg(feature = "hub")]
 mod failure;
 #[cfg(feature = "hub")]
+mod mask;
+#[cfg(feature = "hub")]
 mod progress;
 
 use std::path::{Path, PathBuf};

@@ -99,10 +99,19 @@ fn bad_lines_are_named_and_left_out() {
     let good = r#"{"benchmark":"a","output":"5"}"#;
     for (bad, words) in [
         ("{", "is not a JSON object"),
-        ("[1]", "is not a JSON object"),
+        ("[1]", "is not a JSON object but a list; give one object a line"),
+        (r#"{"benchmark":"a","#, "at column 17; give one whole object a line"),
+        (r#"{"benchmark":"a","output":"5","choices":[]}"#, "give null for an open question"),
+        (r#"{"benchmark":"a","output":"5","choices":["x","y"],"gold":"A) y"}"#, "neither a"),
+        (r#"{"benchmark":"a","output":"5","choices":["x.","x"],"gold":"X"}"#, "neither a"),
+        (r#"{"benchmark":"bbh","output":"A","gold":"(A)"}"#, "give choices"),
+        (r#"{"benchmark":"mmlu","output":"A","gold":"b"}"#, "give choices"),
+        (r#"{"benchmark":"mmlu","output":"A","gold":"B) library"}"#, "give choices"),
+        (r#"{"benchmark":"gsm8k","output":"5","gold":"five"}"#, "not a number; give the number"),
+        (r#"{"benchmark":"gsm8k","output":"3","gold":"3 and a half"}"#, "not a number"),
         (r#"{"output":"5"}"#, r#"key "benchmark": is missing"#),
         (r#"{"benchmark":"a"}"#, r#"key "output": is missing"#),
-        (r#"{"benchmark":"a","output":null}"#, r#"key "output": is null, not a text"#),
+        (r#"{"benchmark":"a","output":7}"#, r#"key "output": is a number, not a text"#),
         (r#"{"benchmark":"a","output":"5","choices":"AB"}"#, r#"key "choices": is a text"#),
         (r#"{"benchmark":"a","output":"5","choices":["x"]}"#, r#"key "choices": has 1 choices"#),
         (r#"{"benchmark":"a","output":"5","choices":["x",1]}"#, "choice 2 is a number"),
@@ -166,4 +175,102 @@ fn the_released_matcher() {
     let verdicts: Vec<_> = out.iter().map(|line| line["correct"].as_bool().unwrap()).collect();
     assert_eq!(verdicts, [true, true, true, false]);
     assert!("2".parse::<NamedReader>().is_err());
+}
+
+#[test]
+fn golds_of_open_questions() {
+    let gold = |benchmark: &str, gold: Value| {
+        let line = json!({"benchmark": benchmark, "output": "", "gold": gold}).to_string();
+        Line::parse(line.as_bytes()).unwrap().gold.unwrap()
+    };
+    let number = |text: &str| Gold::Number(text.into());
+    for (benchmark, written, expected) in [
+        ("gsm8k", json!("5 apples"), number("5")),
+        ("gsm8k", json!("$18/hour"), number("18")),
+        ("gsm8k", json!("So 20.\n#### 1,020 dollars"), number("1020")),
+        ("gsm8k", json!("1/2 cup"), number("0.5")),
+        ("gsm8k", json!("5cm"), number("5")),
+        ("gsm8k", json!("$5$"), number("5")),
+        ("gsm8k", json!(1e22), number("10000000000000000000000")),
+        ("mine", json!("5 apples"), number("5")),
+        ("mine", json!("2 Chainz"), Gold::Text("2 Chainz".into())),
+        ("mine", json!("5 million"), Gold::Text("5 million".into())),
+        ("mine", json!("E. coli"), Gold::Text("E. coli".into())),
+        ("bbh", json!("5 apples"), Gold::Text("5 apples".into())),
+        ("math500", json!("$5$"), Gold::Math("5".into())),
+        ("math", json!(r"\(5\)"), Gold::Math("5".into())),
+        ("math", json!(r"$$x+1$$."), Gold::Math("x+1".into())),
+        ("math", json!(r"\[\$5\]"), Gold::Math(r"\$5".into())),
+        ("math", json!("$a$ and $b$"), Gold::Math("$a$ and $b$".into())),
+        ("math", json!("(A)"), Gold::Math("(A)".into())),
+    ] {
+        assert_eq!(gold(benchmark, written.clone()), expected, "{benchmark}, {written}");
+    }
+}
+
+#[test]
+fn golds_of_choices() {
+    for (choices, golds) in [
+        (json!(["foo", "bar"]), &["b", "B:", "B) bar", "(B) bar", "B. bar", "Bar", "bar."][..]),
+        (json!(["A)6", "B)5"]), &["B)5", "5", "(b) 5"]),
+        (json!(["6", "5"]), &["B)5", "B"]),
+        (json!(["E. coli", "U. S. Army"]), &["U. S. Army", "B) U. S. Army"]),
+    ] {
+        for gold in golds {
+            let line = json!({"benchmark": "x", "choices": choices, "output": "", "gold": gold});
+            let line = Line::parse(line.to_string().as_bytes()).unwrap();
+            assert_eq!(line.gold, Some(Gold::Choice(1)), "{gold}");
+        }
+    }
+}
+
+/// A failed generation, left out, made 100 % of one right answer in two.
+#[test]
+fn no_output_is_no_answer() {
+    let lines = [
+        r#"{"benchmark":"gsm8k","output":null,"gold":"5"}"#,
+        r#"{"benchmark":"gsm8k","output":"5","gold":"5"}"#,
+    ];
+    for reader in [NamedReader::Own, NamedReader::Ranaldi2024] {
+        let (out, score) = scored(&lines, reader);
+        assert_eq!((&out[0]["output"], &out[0]["answer"]), (&Value::Null, &Value::Null));
+        assert_eq!(out[0]["correct"], false);
+        assert_eq!(score.unwrap().tallies[0].n, 2);
+    }
+}
+
+/// `--out /dev/null`, as root, put a file in the place of the device.
+#[test]
+fn devices_are_not_replaced() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    fs::write(path("in"), r#"{"benchmark":"a","output":"5"}"#).unwrap();
+    fs::write(path("file"), "old").unwrap();
+    // Links, so that a rename would not reach the machine's own devices.
+    for (name, target) in [("null", Path::new("/dev/null")), ("link", &path("file"))] {
+        std::os::unix::fs::symlink(target, path(name)).unwrap();
+        score_file(&path("in"), &path(name), NamedReader::Own).unwrap();
+        assert!(path(name).is_symlink(), "{name}");
+    }
+    assert!(fs::read_to_string(path("file")).unwrap().contains(r#""answer":"5""#));
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 4, "no part is left");
+}
+
+#[test]
+fn files_that_cannot_be_scored() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    fs::write(path("in"), r#"{"benchmark":"a","output":"5"}"#).unwrap();
+    fs::write(path("in.gz"), b"\x1f\x8b\x08\x00").unwrap();
+    for (input, output, words) in [
+        ("none", "out", "no such file"),
+        (".", "out", "is a folder; give a file"),
+        ("in.gz", "out", "is compressed; unpack it first, with gunzip"),
+        ("in", ".", "is a folder; give the name"),
+        ("in", "none/out", "make it first"),
+    ] {
+        let error = score_file(&path(input), &path(output), NamedReader::Own).unwrap_err();
+        assert!(error.to_string().contains(words), "{error:#}");
+    }
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
 }

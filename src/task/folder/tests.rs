@@ -48,7 +48,7 @@ fn errors_name_file_row_and_key() {
     let unanswered = OBQA.replace(r#", "answerKey": "B""#, "");
     says(
         &error(Csqa, Train, &[("train_rand_split.jsonl", &unanswered)]),
-        &["row 1", "answerKey is missing", "use validation"],
+        &["row 1", "answerKey is missing", "the answers of CSQA train are public"],
     );
 }
 

@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 
-use super::text::end_from;
+use super::text::{end_from, lower};
 use super::trigger::{INSTEAD, Kind, NOT, Trigger, boxed};
 use super::{Found, number};
 use options::{AFTER_A, FILLERS, LABELS, Options};
@@ -39,14 +39,14 @@ impl Place {
 /// right behind a trigger or is all there is; an option that is merely named is not.
 pub fn read(text: &str, options: &[String], triggers: &[Trigger]) -> Option<Found<usize>> {
     let options = Options::new(options);
-    let search = Search { text, lower: text.to_ascii_lowercase(), options: &options };
+    let search = Search { text, lower: lower(text), options: &options };
     let mut denied = Vec::new();
     for (i, trigger) in triggers.iter().enumerate().rev() {
         let at = trigger.end;
         if trigger.kind == Kind::Box {
-            let (from, to) = boxed(text, at)?;
+            let Some((from, to)) = boxed(text, at) else { return None };
             let text = &text[from..to];
-            let inside = Search { text, lower: text.to_ascii_lowercase(), options: &options };
+            let inside = Search { text, lower: lower(text), options: &options };
             let index = inside.bare(0).map(|found| found.what);
             return index.or_else(|| inside.place(0).index()).map(Found::explicit);
         }
@@ -63,12 +63,16 @@ pub fn read(text: &str, options: &[String], triggers: &[Trigger]) -> Option<Foun
             continue;
         }
         let place = search.place(at);
-        if matches!(place, Place::Nothing) && search.idle(at) {
+        if matches!(place, Place::Nothing) && trigger.idle(text) {
             continue;
         }
         let found = match place {
             Place::Nothing if trigger.kind == Kind::Echo => search.bare(at),
-            Place::Nothing => search.unique(at, search.sentence_end(at), true).map(Found::guess),
+            // Nothing announced: what was announced before stands.
+            Place::Nothing => match search.unique(at, search.sentence_end(at), true) {
+                None if i > 0 => continue,
+                guess => guess.map(Found::guess),
+            },
             place => place.index().map(Found::explicit),
         };
         return found.filter(|found| !denied.contains(&found.what));
@@ -79,7 +83,7 @@ pub fn read(text: &str, options: &[String], triggers: &[Trigger]) -> Option<Foun
 /// One text and the options to be found in it.
 struct Search<'a> {
     text: &'a str,
-    /// `text` in ASCII lower case: byte offsets are those of `text`.
+    /// `text` in lower case, byte by byte.
     lower: String,
     options: &'a Options,
 }
@@ -113,6 +117,9 @@ impl Search<'_> {
     fn begins(&self, at: usize) -> Place {
         let mut at = at;
         let mut label = false;
+        if let Some(place) = self.calculated(at) {
+            return place;
+        }
         for _ in 0..16 {
             // The option is looked for before each mark, too: it may begin with one.
             let marks = self.skip_marks(at);
@@ -140,6 +147,16 @@ impl Search<'_> {
             at += word.len();
         }
         Place::Nothing
+    }
+
+    /// The option that is the result of a calculation: 23 of `21 + 2 = 23`.
+    fn calculated(&self, at: usize) -> Option<Place> {
+        let first = number::at(self.text, self.skip_marks(at))?;
+        let end = first.end;
+        let result = number::result(self.text, first);
+        let same = |o: &&options::Folded| o.value.as_ref() == Some(&result.value);
+        let option = self.options.list.iter().find(same).filter(|_| result.end > end)?;
+        Some(Place::Found(option.index, result.end))
     }
 
     /// The option whose text stands at `at`, whole; the longest.
@@ -261,7 +278,11 @@ impl Search<'_> {
         let open = bytes.iter().take_while(|b| **b == b' ').count();
         match bytes.get(open..open + 3) {
             Some([b'(', letter, b')']) if letter.is_ascii_uppercase() => {
-                let same = usize::from(letter - b'A') == index;
+                let text = |index| self.options.list.iter().find(|o| o.index == index);
+                let letter = usize::from(letter - b'A');
+                // Two options may be the same.
+                let same = letter == index
+                    || text(letter).is_some_and(|o| Some(&o.text) == text(index).map(|o| &o.text));
                 if same { Place::Found(index, end + open + 3) } else { Place::Ambiguous }
             }
             _ => Place::Found(index, end),

@@ -30,7 +30,9 @@ fn plainer(text: &str) -> String {
     for mark in ["\\,", "\\;", "\\:", "~", "°"] {
         s = s.replace(mark, "");
     }
-    s = s.replace("\\frac{-", "-\\frac{");
+    if let Some(rest) = s.strip_prefix("\\frac{-") {
+        s = format!("-\\frac{{{rest}");
+    }
     for i in ('0'..='9').chain('a'..='z') {
         s = s.replace(&format!("_{{{i}}}"), &format!("_{i}"));
     }

@@ -21,6 +21,7 @@ const SHORT: &[&str] = &["is", "as", "so", "if", "we", "in", "it", "by", "of", "
 /// without a trigger the last formula between delimiters, else the last number, is a guess.
 pub fn read(text: &str, triggers: &[Trigger]) -> Option<Found<String>> {
     let mut denied = false;
+    let mut word = None;
     for (i, trigger) in triggers.iter().enumerate().rev() {
         let tail = &text[trigger.end..];
         if trigger.kind == Kind::Box {
@@ -37,13 +38,19 @@ pub fn read(text: &str, triggers: &[Trigger]) -> Option<Found<String>> {
         } else if trigger.kind == Kind::Echo {
             return bare(tail);
         } else if !trigger.remark(text) {
-            if let Some(found) = behind(tail) {
-                return Some(found);
+            match behind(tail) {
+                // `Monday` is an answer, and `clear` a remark if one was given before.
+                Some(found) if trigger.idle(text) => word = word.or(Some(found)),
+                Some(found) => return Some(found),
+                None => {}
             }
-            break;
         }
     }
-    if denied { None } else { bare(text) }
+    match word {
+        Some(word) => Some(word),
+        None if denied => None,
+        None => bare(text),
+    }
 }
 
 /// The formula right behind a trigger.

@@ -16,14 +16,19 @@ pub struct Token {
 
 /// The first number whose digits start at or after `from`.
 pub fn next(text: &str, from: usize) -> Option<Token> {
+    within(text, from, text.len())
+}
+
+/// The first number whose digits start at or after `from`, and before `until`.
+fn within(text: &str, from: usize, until: usize) -> Option<Token> {
     let bytes = text.as_bytes();
     let mut i = from;
-    while i < bytes.len() {
+    while i < until.min(bytes.len()) {
         if bytes[i] == b'\\'
-            && let Some((end, over, under)) = latex_fraction(bytes, i)
+            && let Some((end, minus, over, under)) = latex_fraction(bytes, i)
         {
             let (start, negative) = lead(text, i);
-            return Some(Token { start, end, value: ratio(over, under, negative) });
+            return Some(Token { start, end, value: ratio(over, under, negative != minus) });
         }
         // Not in `Rs.500`.
         let point = bytes[i] == b'.'
@@ -49,6 +54,11 @@ pub fn next(text: &str, from: usize) -> Option<Token> {
         {
             return Some(Token { start, end, value: ratio(over, under, negative) });
         }
+        if fraction.is_empty()
+            && let Some((end, part)) = proper_fraction(bytes, end)
+        {
+            return Some(Token { start, end, value: plain(&whole, &part, negative) });
+        }
         return Some(Token { start, end, value: plain(&whole, fraction, negative) });
     }
     None
@@ -68,11 +78,7 @@ pub fn last(text: &str) -> Option<Token> {
 pub fn at(text: &str, at: usize) -> Option<Token> {
     // Sign and currency are short: without a digit soon there is no number here, and no reason
     // to look for one through the rest of a long text.
-    let mut soon = text.as_bytes()[at..].iter().take(16);
-    if !soon.any(|b| b.is_ascii_digit() || *b == b'\\') {
-        return None;
-    }
-    next(text, at).filter(|token| token.start <= at && token.end > at)
+    within(text, at, at + 16).filter(|token| token.start <= at && token.end > at)
 }
 
 /// The number a text begins with, after blanks.
@@ -179,8 +185,8 @@ fn lead(text: &str, at: usize) -> (usize, bool) {
 /// Takes a minus sign off the end. A hyphen is one only at a token's start: `20-8` and
 /// `2019-2021` have none.
 fn minus(before: &str) -> (&str, bool) {
-    if let Some(rest) = before.strip_suffix(['-', '\u{2212}'])
-        && !rest.ends_with(|c: char| c.is_alphanumeric() || ")]}%-\u{2212}".contains(c))
+    if let Some(rest) = before.strip_suffix(['-', '–', '\u{2212}'])
+        && !rest.ends_with(|c: char| c.is_alphanumeric() || ")]}%-–\u{2212}".contains(c))
     {
         return (rest, true);
     }
@@ -201,8 +207,23 @@ fn denominator(bytes: &[u8], at: usize) -> Option<(usize, u64)> {
     (under != 0 && !goes_on).then_some((end, under))
 }
 
-/// `\frac{3}{4}`, also `\dfrac`, `\tfrac` and `\frac34`: end, numerator, denominator.
-fn latex_fraction(bytes: &[u8], at: usize) -> Option<(usize, u64, u64)> {
+/// The fraction behind a whole number, `1 1/2` or `1\frac{1}{2}`: end, decimals.
+fn proper_fraction(bytes: &[u8], at: usize) -> Option<(usize, String)> {
+    let (end, over, under) = if bytes.get(at) == Some(&b'\\') {
+        let (end, minus, over, under) = latex_fraction(bytes, at)?;
+        (!minus).then_some((end, over, under))?
+    } else {
+        let (middle, over) = (bytes.get(at) == Some(&b' ')).then(|| small(bytes, at + 1))??;
+        let (end, under) = denominator(bytes, middle)?;
+        (end, over, under)
+    };
+    let value = ratio(over, under, false);
+    (0 < over && over < under).then(|| (end, value.trim_start_matches("0.").to_owned()))
+}
+
+/// `\frac{3}{4}`, also `\dfrac`, `\tfrac` and `\frac34`: end, whether a minus is inside,
+/// numerator, denominator.
+fn latex_fraction(bytes: &[u8], at: usize) -> Option<(usize, bool, u64, u64)> {
     let name = [&b"\\frac"[..], b"\\dfrac", b"\\tfrac"]
         .into_iter()
         .find(|name| bytes[at..].starts_with(name))?;
@@ -214,9 +235,16 @@ fn latex_fraction(bytes: &[u8], at: usize) -> Option<(usize, u64, u64)> {
         digit if digit.is_ascii_digit() => Some((at + 1, u64::from(digit - b'0'))),
         _ => None,
     };
-    let (middle, over) = argument(at + name.len())?;
+    let start = at + name.len();
+    let minus = bytes[start..].starts_with(b"{-");
+    let (middle, over) = if minus {
+        let (end, value) = small(bytes, start + 2)?;
+        (bytes.get(end) == Some(&b'}')).then_some((end + 1, value))?
+    } else {
+        argument(start)?
+    };
     let (end, under) = argument(middle)?;
-    (under != 0).then_some((end, over, under))
+    (under != 0).then_some((end, minus, over, under))
 }
 
 fn small(bytes: &[u8], at: usize) -> Option<(usize, u64)> {

@@ -14,19 +14,35 @@ static IT_IS: LazyLock<Regex> = LazyLock::new(|| {
         .expect("constant")
 });
 
-/// The number a cleaned text answers with. It is explicit where it stands in the sentence of a
-/// trigger or is all there is; the last number of a text is a guess.
+/// What joins a second answer to the first.
+static OR: LazyLock<Regex> =
+    LazyLock::new(|| Regex::new(r"(?i)^(?:\s[a-z]+)?,?\sor\s").expect("constant"));
+
+/// What ends a calculation: reasons, and whatever else may hold an equation of its own.
+static ASIDE: LazyLock<Regex> = LazyLock::new(|| {
+    Regex::new(r"(?i)[,;:]|\b(?:because|since|as|where|when|if|so|that|which|with|and|for)\b")
+        .expect("constant")
+});
+
+/// The number a cleaned text answers with. It is explicit where it stands right behind a
+/// trigger, is the only one of the trigger's sentence, or is all there is; the last number of a
+/// sentence or a text is a guess.
 pub fn read(text: &str, triggers: &[Trigger]) -> Option<Found<String>> {
     let mut denied = false;
+    let mut guess = None;
     for (i, trigger) in triggers.iter().enumerate().rev() {
         let tail = &text[trigger.end..];
         if trigger.kind == Kind::Box {
-            let (from, to) = boxed(text, trigger.end)?;
-            let content = &text[from..to];
-            let first = number::next(content, 0)?;
-            return Some(Found::explicit(number::result(content, first).value));
-        }
-        if trigger.negated(text) {
+            let content = boxed(text, trigger.end).map(|(from, to)| &text[from..to]);
+            let first = content.and_then(|content| number::next(content, 0));
+            match (content, first) {
+                (Some(content), Some(first)) => {
+                    return Some(Found::explicit(number::result(content, first).value));
+                }
+                // A box without a number says that none of the others is the answer.
+                _ => denied = true,
+            }
+        } else if trigger.negated(text) {
             denied = true;
             let until = triggers.get(i + 1).map_or(text.len(), |next| next.start);
             let tail = &text[trigger.end..until];
@@ -37,14 +53,64 @@ pub fn read(text: &str, triggers: &[Trigger]) -> Option<Found<String>> {
         } else if trigger.kind == Kind::Echo {
             return echoed(tail).map(Found::explicit).or_else(|| last_number(tail));
         } else if !trigger.remark(text) {
-            if let Some(first) = number::next(tail, 0) {
-                let explicit = first.start < sentence_end(tail);
-                return Some(Found { what: number::result(tail, first).value, explicit });
+            match announced(tail) {
+                Announced::Stated(value) | Announced::Near(value) if trigger.idle(text) => {
+                    guess = guess.or(Some(value));
+                }
+                Announced::Stated(value) => return Some(Found::explicit(value)),
+                Announced::Several => return None,
+                // What was announced before stands.
+                Announced::Near(value) => guess = guess.or(Some(value)),
+                Announced::Nothing => {}
             }
-            break;
         }
     }
-    if denied { None } else { last_number(text) }
+    match guess {
+        Some(value) => Some(Found::guess(value)),
+        None if denied => None,
+        None => last_number(text),
+    }
+}
+
+enum Announced {
+    Stated(String),
+    /// `15 or 20`
+    Several,
+    Near(String),
+    Nothing,
+}
+
+/// What a trigger announces, `tail` being all that follows it.
+fn announced(tail: &str) -> Announced {
+    let sentence = &tail[..sentence_end(tail)];
+    let Some(first) = number::next(tail, 0) else { return Announced::Nothing };
+    if first.start >= sentence.len() {
+        return Announced::Near(number::result(tail, first).value);
+    }
+    let at = tail.len() - tail.trim_start_matches(|c: char| !c.is_alphanumeric()).len();
+    let here = first.start <= at;
+    let token = number::result(tail, first.clone());
+    if let Some(or) = OR.find(&tail[token.end..])
+        && let Some(second) = number::leading(&tail[token.end + or.end()..])
+        && second.value != token.value
+    {
+        return Announced::Several;
+    }
+    // `$4 a day * 2 days = $8`
+    let equals = sentence.get(token.end..).and_then(|rest| {
+        let (left, right) = rest.rsplit_once('=')?;
+        let result = number::leading(right.trim_start_matches([' ', '(', '\\']))?;
+        (!ASIDE.is_match(left)).then_some(result.value)
+    });
+    if let Some(value) = equals {
+        return Announced::Stated(value);
+    }
+    let last = number::last(sentence).map_or_else(|| token.value.clone(), |last| last.value);
+    let only = number::last(sentence).is_none_or(|last| last.start <= token.end);
+    match here || only || last == token.value {
+        true => Announced::Stated(token.value),
+        false => Announced::Near(last),
+    }
 }
 
 /// The number that a first line is, with no more than a unit behind: `5 km`, `5 + 3 = 8`.
@@ -60,7 +126,9 @@ fn echoed(tail: &str) -> Option<String> {
 /// The number of a text without a trigger: a first line that is nothing but a number, else a
 /// last sentence `It is 7.`, else the last number.
 fn last_number(text: &str) -> Option<Found<String>> {
-    if let Some(value) = number::exact(text) {
+    let bare = text.trim().trim_start_matches("\\(").trim_end_matches("\\)");
+    let bare = bare.trim_matches([' ', '*', '_']).trim_end_matches('$');
+    if let Some(value) = number::exact(bare) {
         return Some(Found::explicit(value));
     }
     if let Some(line) = text.trim_start().lines().next()

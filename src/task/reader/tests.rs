@@ -150,6 +150,62 @@ fn negation_and_remarks() {
 }
 
 #[test]
+fn answers_stated_first_or_by_their_predicate() {
+    choices(
+        PLACES,
+        &[
+            ("B) library\n\nExplanation: A bank is for money, a mall for shopping.", 'B'),
+            ("B\n\nExplanation: A bank is a place for money.", 'B'),
+            ("**B**\n\nBanks hold money; a mall sells things.", 'B'),
+            ("(B) library\n\nA bank keeps money, so (A) is incorrect.", 'B'),
+            ("C because the bank and the library close early", 'C'),
+            ("D. The bank is wrong.", 'D'),
+            ("library. A bank keeps money.", 'B'),
+            ("Option C: a bank would not sell clothes.", 'C'),
+            ("(B) is the correct answer.", 'B'),
+            ("So C is the best choice.", 'C'),
+            ("Therefore, option D is correct.", 'D'),
+            ("I would choose B.", 'B'),
+            ("I'd go with C, not the bank.", 'C'),
+            ("Correct option: B", 'B'),
+            ("<answer>B</answer>", 'B'),
+            ("{\"answer\": \"B\"}", 'B'),
+            ("The answer is __B__.", 'B'),
+            ("The answer is （B）.", 'B'),
+            // A list of all options, and one that is ruled out, are no answer.
+            ("A) bank: money.\nB) library: books.", '-'),
+            ("A is wrong.", '-'),
+            ("A library is quiet, and a bank is not loud.", '-'),
+        ],
+    );
+}
+
+#[test]
+fn a_remark_does_not_undo_an_answer() {
+    choices(
+        PLACES,
+        &[
+            ("The answer is C. My answer is final.", 'C'),
+            ("The answer is C. Let me know if the answer is clear!", 'C'),
+            ("The answer is C. The answer was found by elimination.", 'C'),
+            ("The answer is C. If your answer was B, then you misread.", 'C'),
+            ("I don't think the answer is A.", '-'),
+            ("It is unlikely that the answer is A.", '-'),
+            ("The incorrect answer is A.", '-'),
+        ],
+    );
+    numbers(&[
+        ("#### 8\n\nThe answer was found in 3 steps.", "8"),
+        ("The answer is 8. I hope this answer is helpful for all 3 of you.", "8"),
+        ("I don't think the answer is 5. It is 8.", "8"),
+        ("The answer is 15.\n\\boxed{}", "15"),
+    ]);
+    let q = question(&[], Gold::Math("8".into()));
+    let read = read_both(&q, "\\boxed{8}\n\nLet me know if the answer is clear!");
+    assert_eq!(read.strict, Some(Answer::Math("8".into())));
+}
+
+#[test]
 fn option_texts() {
     choices(
         PLACES,
@@ -246,8 +302,15 @@ fn numeric_options_and_labels() {
             ("The answer is 2", '-'),
             ("The answer is 5 or 15", '-'),
             ("10 + 5 makes the answer 15, so the answer is B", 'B'),
+            ("The answer is 10 + 5 = 15.", 'B'),
         ],
     );
+    choices(&["21", "22", "23", "None of these"], &[("So the answer is 21 + 2 = 23.", 'C')]);
+    choices(
+        &["3/4", "1/2", "2/3"],
+        &[("The answer is \\frac{2}{3}.", 'C'), ("The answer is $\\frac{3}{4}$.", 'A')],
+    );
+    choices(&["Café", "москва"], &[("The answer is CAFÉ.", 'A'), ("The answer is Москва.", 'B')]);
     choices(
         &["21 km/h", "22 km/h", "23 km/h", "24 km/h"],
         &[("The answer is 23", 'C'), ("The answer is 23 km/h.", 'C'), ("23", 'C')],

@@ -51,6 +51,9 @@ pub fn clean(text: &str) -> String {
             '\u{2212}' => out.push('-'),
             '‘' | '’' | '´' => out.push('\''),
             '“' | '”' => out.push('"'),
+            '（' => out.push('('),
+            '）' => out.push(')'),
+            '：' => out.push(':'),
             '\n' => out.push('\n'),
             c if c.is_whitespace() => {
                 if !out.ends_with(' ') {
@@ -61,6 +64,18 @@ pub fn clean(text: &str) -> String {
         }
     }
     out
+}
+
+/// `text` in lower case, every character in its place: byte offsets are those of `text`.
+pub fn lower(text: &str) -> String {
+    let one = |c: char| {
+        let mut all = c.to_lowercase();
+        match (all.next(), all.next()) {
+            (Some(small), None) if small.len_utf8() == c.len_utf8() => small,
+            _ => c,
+        }
+    };
+    text.chars().map(one).collect()
 }
 
 /// Takes out the calculator notes of GSM8K, `<<48/2=24>>`.

@@ -58,6 +58,15 @@ static REMARK: LazyLock<Regex> = LazyLock::new(|| {
         .expect("constant")
 });
 
+/// What is said of an answer rather than the answer: `The answer is obvious`.
+static IDLE: LazyLock<Regex> = LazyLock::new(|| {
+    Regex::new(concat!(
+        r"(?i)^\s*(?:obvious|simple|clear|unclear|final|good|found|easy|what|for|straightforward|",
+        r"given|provided|explained|supported|helpful|reasonable|useful|based)\b"
+    ))
+    .expect("constant")
+});
+
 /// What denies an answer before it is announced: `I don't think the answer is A`.
 static DENIED: LazyLock<Regex> = LazyLock::new(|| {
     Regex::new(concat!(
@@ -92,17 +101,26 @@ impl Trigger {
             || self.kind == Kind::Says && DENIED.is_match(self.before(text))
     }
 
+    /// Whether what follows is most likely no answer: where one was announced before, it stands.
+    pub fn idle(&self, text: &str) -> bool {
+        self.kind == Kind::Says && IDLE.is_match(&text[self.end..])
+    }
+
     pub fn remark(&self, text: &str) -> bool {
         self.kind == Kind::Says
             && (REMARK.is_match(&text[self.end..]) || SUPPOSED.is_match(self.before(text)))
     }
 }
 
-/// The triggers of a text, in order.
+/// So many triggers are looked at, at most: each may cost the time of the whole text.
+const MOST: usize = 50;
+
+/// The last triggers of a text, in order.
 pub fn triggers(text: &str) -> Vec<Trigger> {
     let begins = text.find(char::is_alphanumeric).unwrap_or(text.len());
-    TRIGGER
-        .find_iter(text)
+    let all: Vec<_> = TRIGGER.find_iter(text).collect();
+    all[all.len().saturating_sub(MOST)..]
+        .iter()
         .map(|m| {
             let words = m.as_str();
             let first = m.start() <= begins;

@@ -88,8 +88,6 @@ pub fn read(text: &str, shape: Shape, triggers: &[Trigger]) -> Option<Found<Stri
             }
         } else if trigger.kind == Kind::Echo {
             return shape.bare(tail);
-        } else if !trigger.remark(text) {
-            break;
         }
     }
     if denied { None } else { shape.bare(text) }
@@ -104,6 +102,14 @@ impl Shape<'_> {
                 let sentence = &tail[..sentence_end(tail)];
                 // `that the argument is deductively invalid`, `not valid`.
                 let near: Vec<&str> = words(sentence).take(8).collect();
+                // `yes, no doubt about it`
+                let first =
+                    near.first().and_then(|w| pair.iter().find(|p| p.eq_ignore_ascii_case(w)));
+                if let Some(first) = first
+                    && near.get(1).is_none_or(|w| !w.eq_ignore_ascii_case("or"))
+                {
+                    return Some(Found::explicit((*first).to_owned()));
+                }
                 one_of(pair, &near).map(Found::explicit)
             }
             Shape::Brackets => {

@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
-use reqwest::header::{AUTHORIZATION, LOCATION, RETRY_AFTER};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, LOCATION, RETRY_AFTER};
 use reqwest::redirect::Policy;
 use reqwest::{Response, Url};
 use serde_json::Value;
@@ -27,8 +27,24 @@ pub(super) enum Failure {
         wish: Option<Duration>,
         lost: Charge,
     },
+    /// The server is asked too much, whatever the prompt.
+    Busy { reason: String, wish: Option<Duration> },
+    /// The server refuses this request, and would again; others it may take.
+    Refused {
+        reason: String,
+        /// Refusals with the same have the same cause.
+        alike: String,
+        /// The server says that it is the prompt, not a setting.
+        prompt: bool,
+    },
     /// No attempt would go better, with this prompt or another.
-    Final(String),
+    Final { reason: String, lost: Charge },
+}
+
+impl Failure {
+    fn last(reason: impl Into<String>) -> Failure {
+        Failure::Final { reason: reason.into(), lost: Charge::Nothing }
+    }
 }
 
 /// Whether a failed attempt cost something.
@@ -83,7 +99,7 @@ impl Client {
         let body = wire::request(&self.teacher, prompt, seed);
         let mut request = self.http.post(self.url.clone()).json(&body);
         if let Some(secret) = &self.secret {
-            let bearer = secret.bearer().map_err(|e| Failure::Final(e.to_string()))?;
+            let bearer = secret.bearer().map_err(|e| Failure::last(e.to_string()))?;
             request = request.header(AUTHORIZATION, bearer);
         }
         let late = self.teacher.first_byte();
@@ -117,6 +133,7 @@ impl Client {
         let header = |name| response.headers().get(name).and_then(|v| v.to_str().ok());
         let wish = header(RETRY_AFTER).and_then(|v| retry_after(v, SystemTime::now()));
         let location = header(LOCATION).map(|v| self.hide(v));
+        let kind = header(CONTENT_TYPE).unwrap_or_default().to_owned();
         let mut body = Vec::new();
         loop {
             match response.chunk().await {
@@ -135,11 +152,15 @@ impl Client {
             }
         }
         if status.is_success() {
-            return match wire::reply(&self.teacher, &body) {
+            return match wire::reply(&self.teacher, &body, &kind, |text| self.hide(text)) {
                 Ok(reply) => Ok(Reply {
                     output: self.hide(&reply.output),
                     served: reply.served.map(|s| self.hide(&s)),
                     ..reply
+                }),
+                Err(unusable) if unusable.stranger => Err(Failure::Final {
+                    reason: self.hide(&unusable.reason),
+                    lost: Charge::Perhaps(unusable.usage),
                 }),
                 Err(unusable) => Err(Failure::Again {
                     reason: self.hide(&unusable.reason),
@@ -155,24 +176,49 @@ impl Client {
             format!(": {text}")
         });
         let status = status.as_u16();
-        let out_of_money = wire::code(&body) == Some("insufficient_quota");
-        let again = matches!(status, 408 | 425 | 429 | 500 | 502 | 503 | 504 | 529);
+        let codes = wire::codes(&body);
+        let is = |names: &[&str]| codes.iter().any(|code| names.contains(&code.as_str()));
+        let out_of_money = is(&["insufficient_quota", "billing_hard_limit_reached"]);
+        // 424 is TGI's for a generation that broke, 520 to 527 are a proxy's before the server.
+        let again =
+            matches!(status, 408 | 424 | 425 | 429 | 500 | 502 | 503 | 504 | 520..=527 | 529);
         if again && !out_of_money {
             let longest = self.teacher.max_retry_after;
             if let Some(wish) = wish.filter(|w| w.as_secs_f64() > longest) {
-                return Err(Failure::Final(format!(
+                return Err(Failure::last(format!(
                     "the server asks to be left alone for {} s, more than max_retry_after = \
                      {longest} (status {status}{said}); run again later",
                     wish.as_secs()
                 )));
             }
-            return Err(Failure::Again {
-                reason: format!("status {status}{said}"),
-                wish,
-                lost: Charge::Nothing,
+            let reason = format!("status {status}{said}");
+            return Err(match status {
+                429 => Failure::Busy { reason, wish },
+                _ => Failure::Again { reason, wish, lost: Charge::Nothing },
             });
         }
-        Err(Failure::Final(self.refusal(status, &said, location)))
+        if out_of_money {
+            return Err(Failure::last(format!(
+                "{}: the account has no credit left (status {status}{said})",
+                self.url
+            )));
+        }
+        let reason = self.refusal(status, &said, location);
+        if !matches!(status, 400 | 413 | 422) {
+            return Err(Failure::last(reason));
+        }
+        let prompt = is(&[
+            "context_length_exceeded",
+            "exceed_context_size_error",
+            "content_filter",
+            "content_policy_violation",
+        ]);
+        let setting = if prompt { None } else { setting(&body, &codes) };
+        let reason = setting.map_or(reason.clone(), |to_set| format!("{reason}; set {to_set}"));
+        if is(&["unsupported_parameter", "unsupported_value"]) {
+            return Err(Failure::last(reason));
+        }
+        Err(Failure::Refused { reason, alike: format!("{status} {codes:?}"), prompt })
     }
 
     /// Clear words for a status that repeating does not change.
@@ -189,7 +235,7 @@ impl Client {
                 format!("{url} refuses the request (status {status}{said})")
             }
             401 => format!("{url} does not accept {key} (status 401{said})"),
-            402 | 429 => format!("{url}: the account has no credit left (status {status}{said})"),
+            402 => format!("{url}: the account has no credit left (status {status}{said})"),
             403 => format!("{url} does not let {key} use {model:?} (status 403{said})"),
             404 => format!(
                 "{url}: no such endpoint, or no model {model:?} there (status 404{said}); check \
@@ -216,5 +262,27 @@ impl Client {
     /// An error with its causes; the address is said elsewhere.
     fn told(&self, e: reqwest::Error) -> String {
         self.hide(&format!("{:#}", anyhow::Error::from(e.without_url())))
+    }
+}
+
+/// The line of a teacher's file that leaves out or renames what a refusal complains of.
+fn setting(body: &Value, codes: &[String]) -> Option<&'static str> {
+    let said = wire::message(body).unwrap_or_default();
+    let names = |name: &str| {
+        let inside = |c: char| c.is_alphanumeric() || c == '_';
+        codes.iter().any(|code| code == name) || said.split(|c| !inside(c)).any(|w| w == name)
+    };
+    let refuses = ["instead", "upport", "ecogni", "nknown", "xtra", "ermitted", "llowed"];
+    if !refuses.iter().any(|word| said.contains(word)) {
+        return None;
+    }
+    if names("max_completion_tokens") {
+        Some("max_tokens_field = \"max_completion_tokens\"")
+    } else if names("seed") {
+        Some("send_seed = false")
+    } else if names("temperature") {
+        Some("send_temperature = false")
+    } else {
+        None
     }
 }

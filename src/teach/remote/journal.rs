@@ -42,6 +42,10 @@ pub(super) struct Answered {
     /// The most it can have been.
     pub bound: Tokens,
     pub served: Option<String>,
+    /// The server's words, where it refuses this prompt whatever the settings; the
+    /// output is empty then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -74,12 +78,17 @@ impl Contents {
     fn add(&mut self, line: Line) {
         match line {
             Line::Answer(a) => {
-                self.usage.answers += 1;
+                if a.refused.is_some() {
+                    self.usage.refused += 1;
+                } else {
+                    self.usage.answers += 1;
+                    self.usage.empty += u64::from(a.output.trim().is_empty());
+                }
                 self.usage.count(a.usage, a.bound);
                 self.served.extend(a.served.clone());
-                if let Some(usage) = a.usage {
+                if let Some(usage) = a.usage.filter(|_| a.refused.is_none()) {
                     self.measured.0 += a.prompt.len() as u64;
-                    self.measured.1 += usage.prompt;
+                    self.measured.1 = self.measured.1.saturating_add(usage.prompt);
                 }
                 self.answers.insert((a.id.clone(), a.cue, a.seed, a.model.clone()), a);
             }
@@ -112,6 +121,11 @@ impl Contents {
         Ok(found)
     }
 
+    /// Whether this teacher ever answered: its settings can work, then.
+    pub fn knows(&self, model: &str) -> bool {
+        self.answers.values().any(|a| a.model == model && a.refused.is_none())
+    }
+
     pub fn usage(&self, teacher: &RemoteTeacher) -> Usage {
         let mut usage = self.usage.clone();
         usage.cost = usage.spent().cost(teacher);
@@ -121,16 +135,10 @@ impl Contents {
 
     /// Adds what another journal accounts for, without its answers.
     pub fn absorb(&mut self, other: &Contents) {
-        let (all, more) = (&mut self.usage, &other.usage);
-        all.answers += more.answers;
-        all.lost += more.lost;
-        all.prompt_tokens += more.prompt_tokens;
-        all.completion_tokens += more.completion_tokens;
-        all.assumed_prompt_tokens += more.assumed_prompt_tokens;
-        all.assumed_completion_tokens += more.assumed_completion_tokens;
+        self.usage.absorb(&other.usage);
         self.served.extend(other.served.iter().cloned());
         self.measured.0 += other.measured.0;
-        self.measured.1 += other.measured.1;
+        self.measured.1 = self.measured.1.saturating_add(other.measured.1);
     }
 
     pub fn spent(&self) -> Tokens {
@@ -262,7 +270,23 @@ pub(super) fn answered(
         usage: reply.usage,
         bound: bound(teacher, prompt),
         served: reply.served,
+        refused: None,
     })
+}
+
+/// A line for a prompt that the server refuses: an empty answer that cost nothing.
+pub(super) fn refused(
+    teacher: &RemoteTeacher,
+    model: &str,
+    asked: (&str, Cue, &str, u64),
+    reason: String,
+) -> Line {
+    let usage = Some(Tokens::default());
+    let none = super::wire::Reply { output: String::new(), finished: false, usage, served: None };
+    match answered(teacher, model, asked, none) {
+        Line::Answer(a) => Line::Answer(Answered { refused: Some(reason), ..a }),
+        line => line,
+    }
 }
 
 #[cfg(test)]
@@ -281,6 +305,7 @@ mod tests {
             usage: Some(Tokens { prompt: 3, completion: 2 }),
             bound: Tokens { prompt: 9, completion: 9 },
             served: None,
+            refused: None,
         })
     }
 

@@ -26,6 +26,18 @@ pub(super) fn wait(
     wish.unwrap_or_default() + Duration::from_secs_f64(jitter)
 }
 
+/// How long nobody asks after a server said for the `strike`th time in a row that it
+/// is asked too much. One request comes back first, so the draw may not be near 0.
+pub(super) fn pause(teacher: &RemoteTeacher, strike: u32, wish: Option<Duration>) -> Duration {
+    let mut rng = rng::stream(teacher.seed, &format!("pause {strike}"));
+    let longest = match wish {
+        Some(_) => teacher.backoff,
+        None => teacher.backoff * 2f64.powi(strike.saturating_sub(1).min(60) as i32),
+    };
+    let part = 0.5 + 0.5 * rng.random::<f64>();
+    wish.unwrap_or_default() + Duration::from_secs_f64(part * longest.min(teacher.max_backoff))
+}
+
 /// What `Retry-After` asks for: seconds, or a date. Anything else is no wish.
 pub(super) fn retry_after(header: &str, now: SystemTime) -> Option<Duration> {
     let header = header.trim();

@@ -12,9 +12,9 @@ use tokio::time::{Instant, sleep_until};
 
 use super::Event;
 use super::client::{Charge, Client, Failure};
-use super::journal::{Answered, Journal, Line, Lost, answered, write_whole};
+use super::journal::{Answered, Journal, Line, Lost, answered, refused, write_whole};
 use super::purse::Purse;
-use super::retry::wait;
+use super::retry::{pause, wait};
 use super::settings::RemoteTeacher;
 use super::spend::{Tokens, bound};
 use super::wire::Reply;
@@ -25,6 +25,10 @@ use crate::teach::Annotation;
 /// must not cost the others a night, and a server that is down must not be asked
 /// thousands of times.
 const GIVE_UP: usize = 5;
+
+/// Requests that may be refused, all alike and none answered, before a setting is taken
+/// to be the reason and not the prompts.
+const ALL_REFUSED: usize = 8;
 
 /// Until a purse that others spend from, too, is looked into again.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
@@ -89,7 +93,7 @@ pub fn annotate_from(
         for sample in 0..teacher.samples {
             let seed = teacher.sample_seed(sample);
             if journal.contents.find(seed, &model, &q.id, cue, prompt)?.is_none() {
-                fresh.push_back(Job { question, sample, attempt: 0 });
+                fresh.push_back(Job { question, sample, attempt: 0, strikes: 0 });
             }
         }
     }
@@ -111,6 +115,10 @@ pub fn annotate_from(
             waiting: Vec::new(),
             reserved: Tokens::default(),
             blocked: false,
+            answers: 0,
+            refused: Vec::new(),
+            paused: None,
+            strikes: 0,
             failed: Vec::new(),
             stop: None,
             progress,
@@ -155,7 +163,10 @@ pub(super) fn distinct(questions: &[Question]) -> Result<()> {
 
 /// Reads the answer anew, so that a better reader needs no new request.
 fn annotation(question: &Question, a: &Answered, sample: usize) -> Annotation {
-    let answer = reader::read(question, &a.output);
+    let answer = match a.refused {
+        None => reader::read(question, &a.output),
+        Some(_) => None,
+    };
     Annotation {
         id: a.id.clone(),
         cue: a.cue,
@@ -179,6 +190,17 @@ struct Job {
     question: usize,
     sample: usize,
     attempt: u32,
+    /// [`Run::strikes`] when it was sent.
+    strikes: u32,
+}
+
+/// A prompt that the server refuses.
+struct Refusal {
+    job: Job,
+    reason: String,
+    alike: String,
+    /// As the server says, the prompt is the cause.
+    prompt: bool,
 }
 
 struct Run<'a> {
@@ -201,6 +223,16 @@ struct Run<'a> {
     /// The next request has to wait until one in flight turns out cheaper than it
     /// may have been.
     blocked: bool,
+    /// Usable replies of this run.
+    answers: usize,
+    /// Refusals before the first answer: not in the journal yet, for a setting may be
+    /// the reason, and then these prompts must be asked again.
+    refused: Vec<Refusal>,
+    /// Until then nobody asks: the server said it is asked too much.
+    paused: Option<Instant>,
+    /// How often in a row it said so. Until it answers again, one request at a time
+    /// looks whether it would.
+    strikes: u32,
     failed: Vec<String>,
     stop: Option<anyhow::Error>,
     progress: &'a mut dyn FnMut(Event),
@@ -214,11 +246,15 @@ impl Run<'_> {
                 break;
             }
             let due = self.waiting.iter().map(|(at, _)| *at).min();
-            let due = due.filter(|_| self.stop.is_none() && !self.blocked);
+            let due = due.max(self.paused.filter(|_| due.is_some()));
+            let due = due.filter(|_| self.stop.is_none() && !self.blocked && !self.probes());
             tokio::select! {
                 Some(done) = self.running.join_next() => self.settle(done),
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
             }
+        }
+        if self.stop.is_none() {
+            self.conclude();
         }
         if let Some(stop) = self.stop.take() {
             return Err(stop);
@@ -254,6 +290,7 @@ impl Run<'_> {
                 return;
             }
             self.reserved.add(most);
+            let job = Job { strikes: self.strikes, ..job };
             let (client, prompt) = (self.client.clone(), prompt.clone());
             let seed = self.teacher.sample_seed(job.sample);
             self.running.spawn(async move { (job, client.ask(&prompt, seed).await) });
@@ -263,13 +300,28 @@ impl Run<'_> {
     /// A prompt whose wait is over, else a new one if there is room.
     fn next(&mut self) -> Option<Job> {
         let now = Instant::now();
+        if self.paused.is_some_and(|until| until > now) || self.probes() {
+            return None;
+        }
         if let Some(i) = self.waiting.iter().position(|(at, _)| *at <= now) {
             return Some(self.waiting.swap_remove(i).1);
         }
         if self.running.len() + self.waiting.len() >= self.teacher.max_concurrency {
             return None;
         }
+        // No more than may turn out to be refused for the same reason.
+        if self.answers == 0
+            && !self.refused.is_empty()
+            && self.refused.len() + self.running.len() >= ALL_REFUSED
+        {
+            return None;
+        }
         self.fresh.pop_front()
+    }
+
+    /// Whether a request is out to see if the server takes requests again.
+    fn probes(&self) -> bool {
+        self.strikes > 0 && !self.running.is_empty()
     }
 
     fn stopped(&self, reason: String) -> Stopped {
@@ -294,7 +346,10 @@ impl Run<'_> {
         let most = bound(self.teacher, &prompt);
         let cost = match &result {
             Ok(reply) => reply.usage.unwrap_or(most),
-            Err(Failure::Again { lost: Charge::Perhaps(usage), .. }) => usage.unwrap_or(most),
+            Err(
+                Failure::Again { lost: Charge::Perhaps(usage), .. }
+                | Failure::Final { lost: Charge::Perhaps(usage), .. },
+            ) => usage.unwrap_or(most),
             Err(_) => Tokens::default(),
         };
         self.reserved.take(most);
@@ -303,21 +358,123 @@ impl Run<'_> {
             Ok(reply) => {
                 let asked = (id.as_str(), self.cue, &*prompt, self.teacher.sample_seed(job.sample));
                 let line = answered(self.teacher, self.model, asked, reply);
+                self.answers += 1;
+                self.strikes = 0;
                 match self.journal.write(line) {
                     Ok(()) => (self.progress)(Event::Answered),
-                    Err(e) => self.abandon(e),
+                    Err(e) => return self.abandon(e),
+                }
+                // Settings that bring an answer are not why others were refused.
+                self.note_refused();
+            }
+            Err(Failure::Final { reason, lost }) => {
+                if self.note_lost(&id, &reason, lost, most) {
+                    self.halt(anyhow!("question {id}: {reason}"));
                 }
             }
-            Err(Failure::Final(reason)) => self.halt(anyhow!("question {id}: {reason}")),
             Err(Failure::Again { reason, wish, lost }) => {
-                if let Charge::Perhaps(usage) = lost {
-                    let (id, reason) = (id.clone(), reason.clone());
-                    let line = Lost { id, cue: self.cue, reason, usage, bound: most };
-                    if let Err(e) = self.journal.write(Line::Lost(line)) {
-                        return self.abandon(e);
-                    }
+                if self.note_lost(&id, &reason, lost, most) {
+                    self.again(job, id, reason, wish);
                 }
-                self.again(job, id, reason, wish);
+            }
+            Err(Failure::Busy { reason, wish }) => self.busy(job, id, reason, wish),
+            Err(Failure::Refused { reason, alike, prompt }) => {
+                let refusal = Refusal { job, reason, alike, prompt };
+                self.refuse(refusal);
+            }
+        }
+    }
+
+    /// Notes a reply that may have been charged, and whether it could.
+    fn note_lost(&mut self, id: &str, reason: &str, lost: Charge, bound: Tokens) -> bool {
+        let Charge::Perhaps(usage) = lost else { return true };
+        let (id, reason) = (id.to_owned(), reason.to_owned());
+        let line = Lost { id, cue: self.cue, reason, usage, bound };
+        match self.journal.write(Line::Lost(line)) {
+            Ok(()) => true,
+            Err(e) => {
+                self.abandon(e);
+                false
+            }
+        }
+    }
+
+    /// Leaves the server alone for a while, all of us: what it refuses for is no
+    /// prompt's fault, and counts against none.
+    fn busy(&mut self, job: Job, id: String, reason: String, wish: Option<Duration>) {
+        let now = Instant::now();
+        // Requests that were out together bring one piece of news, not many.
+        let news = job.strikes == self.strikes;
+        if news {
+            self.strikes += 1;
+        }
+        let most = self.teacher.max_retries.saturating_add(1).saturating_mul(GIVE_UP as u32);
+        if self.strikes >= most {
+            return self.halt(anyhow!(
+                "question {id}: {reason}; the server said so {most} times in a row and answered \
+                 nothing in between. What was answered is kept: run again later, or with a lower \
+                 max_concurrency"
+            ));
+        }
+        if news || wish.is_some() {
+            let until = now + pause(self.teacher, self.strikes, wish);
+            self.paused = self.paused.max(Some(until));
+        }
+        let wait = self.paused.map_or(Duration::ZERO, |until| until.saturating_duration_since(now));
+        self.waiting.push((now, job));
+        (self.progress)(Event::Retry { id, reason, wait: wait.as_secs_f64() });
+    }
+
+    /// Takes a refusal for what it is: the prompt's fault, unless nothing was answered yet
+    /// and all are refused alike.
+    fn refuse(&mut self, refusal: Refusal) {
+        let alike = refusal.alike.clone();
+        self.refused.push(refusal);
+        if self.answers > 0 {
+            return self.note_refused();
+        }
+        let same = self.refused.iter().filter(|r| r.alike == alike).count();
+        if same >= ALL_REFUSED {
+            self.halt_refused();
+        } else if self.refused.len() >= ALL_REFUSED {
+            // Different causes cannot all be a setting.
+            self.note_refused();
+        }
+    }
+
+    /// Nothing is left to ask: what of the refusals?
+    fn conclude(&mut self) {
+        let answered = || self.journal.contents.knows(self.model);
+        if self.refused.is_empty() || self.refused.iter().all(|r| r.prompt) || answered() {
+            self.note_refused();
+        } else {
+            self.halt_refused();
+        }
+    }
+
+    fn halt_refused(&mut self) {
+        let Some(first) = self.refused.first() else { return };
+        let id = &self.questions[first.job.question].id;
+        let why = anyhow!(
+            "question {id}: {}. None of the first {} requests was answered, so a setting may be \
+             the reason, and nothing is noted as refused. If it is the prompts (too long for the \
+             model, say), leave them out",
+            first.reason,
+            self.refused.len()
+        );
+        self.halt(why);
+    }
+
+    /// Writes down that these prompts have no answer: they are not asked again.
+    fn note_refused(&mut self) {
+        for Refusal { job, reason, .. } in std::mem::take(&mut self.refused) {
+            let id = self.questions[job.question].id.as_str();
+            let prompt = &*self.prompts[job.question];
+            let asked = (id, self.cue, prompt, self.teacher.sample_seed(job.sample));
+            let line = refused(self.teacher, self.model, asked, reason);
+            match self.journal.write(line) {
+                Ok(()) => (self.progress)(Event::Answered),
+                Err(e) => return self.abandon(e),
             }
         }
     }

@@ -3,12 +3,14 @@
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use reqwest::Url;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::secret::Secret;
+use super::{key_name, redacted_toml_error, refused_key};
 
 /// Between the seeds of two samples of a prompt.
 const SEEDS_APART: u64 = 1000;
@@ -22,6 +24,29 @@ pub enum Endpoint {
     Chat,
     /// `/v1/completions`: the model goes on where the prompt ends, as local models do.
     Completions,
+}
+
+/// What the length limit is called in a request.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MaxTokensField {
+    #[default]
+    MaxTokens,
+    /// As OpenAI's newer models want it.
+    MaxCompletionTokens,
+}
+
+impl MaxTokensField {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            MaxTokensField::MaxTokens => "max_tokens",
+            MaxTokensField::MaxCompletionTokens => "max_completion_tokens",
+        }
+    }
+
+    fn is_default(&self) -> bool {
+        *self == MaxTokensField::default()
+    }
 }
 
 /// A model behind an OpenAI-compatible server, and how to ask it.
@@ -52,6 +77,15 @@ pub struct RemoteTeacher {
     /// attempts are drawn from it, too.
     #[serde(default = "one")]
     pub seed: u64,
+    /// The name under which a request says `max_tokens`.
+    #[serde(default, skip_serializing_if = "MaxTokensField::is_default")]
+    pub max_tokens_field: MaxTokensField,
+    /// False for servers that refuse a request with a seed.
+    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    pub send_seed: bool,
+    /// False for models that take no temperature but their own.
+    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    pub send_temperature: bool,
     /// Texts that end an answer.
     #[serde(default)]
     pub stop: Vec<String>,
@@ -99,6 +133,12 @@ pub struct RemoteTeacher {
     pub price_per_million_output: Option<f64>,
 }
 
+fn yes() -> bool {
+    true
+}
+fn is_yes(yes: &bool) -> bool {
+    *yes
+}
 fn one() -> u64 {
     1
 }
@@ -143,24 +183,12 @@ impl RemoteTeacher {
 
     /// The same from the text of a file.
     pub fn parse(text: &str) -> Result<RemoteTeacher> {
-        let line = |e: &toml::de::Error| {
-            let at = e.span().map_or(0, |s| s.start.min(text.len()));
-            1 + text.as_bytes()[..at].iter().filter(|b| **b == b'\n').count()
-        };
-        let table: toml::Table = text
-            .parse()
-            .map_err(|e: toml::de::Error| anyhow::anyhow!("line {}: not TOML", line(&e)))?;
-        for key in ["api_key", "key", "token", "api_token", "authorization", "password"] {
-            ensure!(
-                !table.contains_key(key),
-                "{key}: keys are not read from files; put it into an environment variable and \
-                 name that in api_key_env"
-            );
+        let redacted = |e: toml::de::Error| anyhow!(redacted_toml_error(&e, text));
+        let table: toml::Table = text.parse().map_err(redacted)?;
+        if let Some(name) = key_name(&table) {
+            bail!(refused_key(name));
         }
-        let teacher: RemoteTeacher = toml::from_str(text).map_err(|e| {
-            // What an unknown field's value is must not show; its name and the known ones may.
-            anyhow::anyhow!("line {}: {}", line(&e), e.message())
-        })?;
+        let teacher: RemoteTeacher = toml::from_str(text).map_err(redacted)?;
         teacher.check()?;
         Ok(teacher)
     }
@@ -185,7 +213,7 @@ impl RemoteTeacher {
         ensure!(self.max_concurrency > 0, "max_concurrency: must be at least 1");
         ensure!(self.samples > 0, "samples: must be at least 1");
         ensure!(
-            self.samples == 1 || t > 0.0,
+            self.samples == 1 || t > 0.0 || !self.send_temperature,
             "samples: all {} would be the same at temperature 0; set a higher one",
             self.samples
         );
@@ -284,15 +312,22 @@ impl RemoteTeacher {
     /// that decides what is answered, so caps, prices, timeouts and concurrency may
     /// change between two runs that share a journal.
     pub fn id(&self) -> String {
-        let decides = serde_json::json!([
-            self.host(),
-            self.model,
-            self.endpoint,
-            self.temperature,
-            self.max_tokens,
-            self.seed,
-            self.stop,
-        ]);
+        let mut decides = vec![
+            json!(self.host()),
+            json!(self.model),
+            json!(self.endpoint),
+            json!(self.temperature),
+            json!(self.max_tokens),
+            json!(self.seed),
+            json!(self.stop),
+        ];
+        // Settings that came later: left alone, they name the journals of before.
+        for (name, sent) in [("seed", self.send_seed), ("temperature", self.send_temperature)] {
+            if !sent {
+                decides.push(json!(format!("no {name}")));
+            }
+        }
+        let decides = serde_json::Value::from(decides);
         let hash = format!("{:x}", Sha256::digest(decides.to_string().as_bytes()));
         format!("{}@{}#{}", self.model, self.host(), &hash[..16])
     }

@@ -49,7 +49,13 @@ pub(super) fn bound(teacher: &RemoteTeacher, prompt: &str) -> Tokens {
 pub struct Usage {
     /// Questions answered.
     pub answers: u64,
-    /// Replies that could not be used: cut, malformed, empty, of another model, late.
+    /// Of these, with no text at all: the model called a tool, was filtered, or said nothing.
+    #[serde(default)]
+    pub empty: u64,
+    /// Questions that the server refused to answer; they count as unanswered for good.
+    #[serde(default)]
+    pub refused: u64,
+    /// Replies that could not be used: cut, malformed, of another model, late.
     pub lost: u64,
     /// Tokens that the server reported, of unusable replies too.
     pub prompt_tokens: u64,
@@ -68,12 +74,14 @@ impl Usage {
     pub(super) fn count(&mut self, reported: Option<Tokens>, bound: Tokens) {
         match reported {
             Some(t) => {
-                self.prompt_tokens += t.prompt;
-                self.completion_tokens += t.completion;
+                self.prompt_tokens = self.prompt_tokens.saturating_add(t.prompt);
+                self.completion_tokens = self.completion_tokens.saturating_add(t.completion);
             }
             None => {
-                self.assumed_prompt_tokens += bound.prompt;
-                self.assumed_completion_tokens += bound.completion;
+                let (prompt, completion) =
+                    (&mut self.assumed_prompt_tokens, &mut self.assumed_completion_tokens);
+                *prompt = prompt.saturating_add(bound.prompt);
+                *completion = completion.saturating_add(bound.completion);
             }
         }
     }
@@ -81,9 +89,45 @@ impl Usage {
     /// Reported and assumed together: what the cap is held against.
     pub fn spent(&self) -> Tokens {
         Tokens {
-            prompt: self.prompt_tokens + self.assumed_prompt_tokens,
-            completion: self.completion_tokens + self.assumed_completion_tokens,
+            prompt: self.prompt_tokens.saturating_add(self.assumed_prompt_tokens),
+            completion: self.completion_tokens.saturating_add(self.assumed_completion_tokens),
         }
+    }
+
+    /// Adds what another journal accounts for.
+    pub(super) fn absorb(&mut self, more: &Usage) {
+        for (all, more) in [
+            (&mut self.answers, more.answers),
+            (&mut self.empty, more.empty),
+            (&mut self.refused, more.refused),
+            (&mut self.lost, more.lost),
+            (&mut self.prompt_tokens, more.prompt_tokens),
+            (&mut self.completion_tokens, more.completion_tokens),
+            (&mut self.assumed_prompt_tokens, more.assumed_prompt_tokens),
+            (&mut self.assumed_completion_tokens, more.assumed_completion_tokens),
+        ] {
+            *all = all.saturating_add(more);
+        }
+    }
+
+    /// What a user should know of the answers before believing a score, if anything.
+    pub fn remark(&self) -> Option<String> {
+        let mut said = Vec::new();
+        if self.refused > 0 {
+            said.push(format!(
+                "{} prompts were refused by the server and count as no answer (journal.jsonl says \
+                 why: \"refused\")",
+                self.refused
+            ));
+        }
+        if self.empty > self.answers / 2 {
+            said.push(format!(
+                "{} of {} answers are empty: the model may call tools, think until max_tokens is \
+                 reached, or need the other endpoint",
+                self.empty, self.answers
+            ));
+        }
+        (!said.is_empty()).then(|| said.join("; "))
     }
 }
 
@@ -157,6 +201,9 @@ impl fmt::Display for Estimate {
                 write!(f, ", {cost:.4}")?;
             }
         }
+        if let Some(remark) = self.spent.remark() {
+            write!(f, "; {remark}")?;
+        }
         match &self.caps {
             Some(caps) => write!(f, "; cap: {caps}"),
             None => write!(f, "; no cap"),
@@ -189,6 +236,18 @@ mod tests {
         let t = Tokens { prompt: 500_000, completion: 100_000 };
         assert_eq!(t.cost(&teacher()), Some(2.0));
         assert_eq!(t.cost(&RemoteTeacher { price_per_million_input: None, ..teacher() }), None);
+    }
+
+    #[test]
+    fn no_count_of_a_server_overflows() {
+        let (mut usage, most) = (Usage::default(), u64::MAX);
+        for _ in 0..2 {
+            let all = Tokens { prompt: most, completion: most };
+            usage.count(Some(all), Tokens::default());
+            usage.count(None, all);
+        }
+        usage.absorb(&usage.clone());
+        assert_eq!(usage.spent().total(), most);
     }
 
     #[test]

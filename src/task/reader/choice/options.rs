@@ -1,5 +1,6 @@
 //! The options of one question, made ready to be found, and the words around them.
 
+use super::super::text::lower;
 use super::super::{clean, number};
 
 /// Marks trimmed off the ends of an option before it is compared.
@@ -95,7 +96,7 @@ impl Options {
                 Folded {
                     index,
                     value: number::leading(&cleaned).map(|token| token.value),
-                    text: cleaned.trim_matches(ENDS).trim_start_matches("- ").to_ascii_lowercase(),
+                    text: lower(cleaned.trim_matches(ENDS).trim_start_matches("- ")),
                 }
             })
             .collect();

@@ -5,17 +5,8 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 
-use super::options::AFTER_A;
+use super::options::{AFTER_A, LABELS};
 use super::{Place, Search};
-
-/// What is said of an answer rather than the answer: `The answer is obvious`.
-static IDLE: LazyLock<Regex> = LazyLock::new(|| {
-    Regex::new(concat!(
-        r"(?i)^\s*(?:obvious|simple|clear|unclear|final|good|found|easy|what|for|straightforward|",
-        r"given|provided|explained|supported)\b"
-    ))
-    .expect("constant")
-});
 
 /// The predicate of an option that is taken.
 static TAKEN: LazyLock<Regex> = LazyLock::new(|| {
@@ -51,11 +42,6 @@ static LABEL: LazyLock<Regex> = LazyLock::new(|| {
 });
 
 impl Search<'_> {
-    /// Whether what stands at `at` is no answer but a remark about it.
-    pub(super) fn idle(&self, at: usize) -> bool {
-        IDLE.is_match(&self.text[at..])
-    }
-
     /// The answer that the text begins with, reasons behind it: a letter with a mark or a
     /// reason, or an option that is the whole first line or sentence. Not the first of a list
     /// of all options, and not one that is ruled out.
@@ -67,7 +53,8 @@ impl Search<'_> {
         let closed = marks.len() < rest.len()
             && rest.trim_start_matches(['*', '_', '"']).starts_with([')', ']'])
             || marks.starts_with(['.', ':', ',', ';', '\n', '!', '-', '–', '—']);
-        let lettered = self.letter_at(at).is_some();
+        let named = self.word(at).is_some_and(|word| LABELS.contains(&word));
+        let lettered = named || self.letter_at(at).is_some();
         let reason = self.word(self.skip_marks(end)).is_some_and(|word| AFTER_A.contains(&word));
         let stands = if lettered {
             closed || reason

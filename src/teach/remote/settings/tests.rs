@@ -36,10 +36,20 @@ fn a_key_in_the_file_is_refused_and_not_repeated() {
         "api_key_env = \"sk-sesame\"",
         "openai = \"sk-sesame\"",
         "key: sk-sesame",
+        "OPENAI_API_KEY = \"sk-sesame\"",
+        "seed = \"sk-sesame\"",
     ] {
         let error = format!("{:#}", RemoteTeacher::parse(&format!("{FILE}{line}\n")).unwrap_err());
         assert!(!error.contains("sesame"), "{error}");
     }
+}
+
+#[test]
+fn a_key_as_a_value_is_not_repeated() {
+    let file = FILE.replace("\"chat\"", "\"sk-sesame\"");
+    let error = format!("{:#}", RemoteTeacher::parse(&file).unwrap_err());
+    assert!(error.contains("line 3: endpoint") && error.contains("`chat`"), "{error}");
+    assert!(!error.contains("sesame"), "{error}");
 }
 
 #[test]
@@ -68,6 +78,13 @@ fn the_hash_is_of_what_decides_the_answers() {
         ..teacher()
     };
     assert_eq!(same.id(), id);
+    // As computed before there was `send_seed`: journals of then must still be found.
+    let then = r#"["localhost","m","chat",0.0,5,1,[]]"#;
+    let then = format!("{:x}", Sha256::digest(then));
+    assert_eq!(id, format!("m@localhost#{}", &then[..16]));
+    let file = toml::to_string(&teacher()).unwrap();
+    assert!(!file.contains("send_") && !file.contains("max_tokens_field"), "{file}");
+    assert_ne!(RemoteTeacher { send_seed: false, ..teacher() }.id(), id);
     assert_ne!(RemoteTeacher { seed: 2, ..teacher() }.id(), id);
     assert_ne!(RemoteTeacher { stop: vec!["\n".into()], ..teacher() }.id(), id);
 }
