@@ -171,10 +171,10 @@ fn the_released_matcher() {
     assert_eq!(out[2]["answer"], Value::Null);
     assert_eq!(out[0]["reader"], "ranaldi2024");
     assert_eq!(score.unwrap().tallies[0].no_answer, 2);
-    let (out, _) = scored(&lines, "1".parse().unwrap());
+    let (out, _) = scored(&lines, READER.to_string().parse().unwrap());
     let verdicts: Vec<_> = out.iter().map(|line| line["correct"].as_bool().unwrap()).collect();
     assert_eq!(verdicts, [true, true, true, false]);
-    assert!("2".parse::<NamedReader>().is_err());
+    assert!("1".parse::<NamedReader>().is_err(), "a reader of the past");
 }
 
 #[test]
