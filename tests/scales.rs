@@ -99,3 +99,20 @@ fn the_paper_scale_has_the_papers_settings() {
     // All six tasks, three students, three teachers: the grid can be laid out.
     assert!(lay_out(&plan).unwrap().order.len() > 1000);
 }
+
+/// A key that was written into the file by mistake is in no message.
+#[test]
+fn an_error_of_a_run_description_repeats_no_value() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("run.toml");
+    for (text, wanted) in [
+        ("[[teachers]]\nname = \"t\"\n[teachers.remote]\napi_key = \"sk-SESAME\"\n", "api_key"),
+        ("[[teachers]]\nname = \"t\"\n[teachers.remote]\napi_key_env = sk-SESAME\n", "line 4"),
+        ("scale = \"pocket\"\nmax_new_tokens = \"sk-SESAME\"\n", "max_new_tokens"),
+    ] {
+        std::fs::write(&file, text).unwrap();
+        let message = format!("{:#}", cotalign::study::Spec::load(&file).unwrap_err());
+        assert!(message.contains(wanted), "{wanted:?} is not in {message:?}");
+        assert!(!message.contains("SESAME"), "{message}");
+    }
+}

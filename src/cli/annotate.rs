@@ -219,6 +219,9 @@ fn remote(args: &AnnotateArgs, questions: &[Question]) -> Result<()> {
         spent.spent().completion,
         args.out.join("usage.json").display()
     );
+    if let Some(remark) = spent.remark() {
+        eprintln!("note: {remark}");
+    }
     Ok(())
 }
 

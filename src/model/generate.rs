@@ -130,7 +130,7 @@ struct Run<'a> {
 
 /// Continues each prompt (ids, BOS included), `sampling.samples` times; the samples of a
 /// prompt follow each other. A sample draws from its own stream, [`stream_key`] and the
-/// seed, so it does not depend on its neighbours. A slot that finishes takes the next
+/// seed, so it does not depend on its neighbours. Long prompts begin first. A slot that finishes takes the next
 /// sample at once; the prefix that all prompts share is computed once, and so is what a
 /// prompt has beyond it, however many samples it has. An id of `stops` or a text of
 /// `sampling.stop` ends an answer; the text is left in it. `done` is called as each
@@ -197,9 +197,12 @@ fn run<'a>(
         tests::fed(shared);
         model.step(&prompts[0][..shared], &[row], &mut cache)?;
     }
+    // The longest first: prompts of a step are alike, and what does not fit shows at once.
+    let mut order: Vec<usize> = (0..prompts.len()).collect();
+    order.sort_by_key(|&i| std::cmp::Reverse(prompts[i].len()));
+    let mut order = order.into_iter();
     let mut active: Vec<Option<Active>> = (0..slots).map(|_| None).collect();
     let mut parked: Option<Parked> = None;
-    let mut next = 0;
     loop {
         // Slots that the samples of prompts begun here will take.
         let mut kept = 0;
@@ -210,10 +213,9 @@ fn run<'a>(
                     cache.copy(park, slot)?;
                 } else if kept > 0 {
                     kept -= 1;
-                } else if next < prompts.len() {
+                } else if let Some(next) = order.next() {
                     cache.copy(prefix, slot)?;
                     *place = Some(run.begin(next, 0, prompts[next][shared..].to_vec()));
-                    next += 1;
                     kept = samples - 1;
                 }
             }

@@ -14,6 +14,7 @@ use super::stage::ModelRef;
 use crate::model::Compute;
 use crate::model::hub::{self, Snapshot};
 use crate::task::{Benchmark, NativeSplit};
+use crate::teach::redacted::{key_name, redacted_toml_error, refused_key};
 #[cfg(feature = "remote")]
 use crate::teach::remote::RemoteTeacher;
 use crate::tune::{InstructSettings, RefineSettings};
@@ -200,9 +201,16 @@ impl Spec {
     /// Reads a `--spec` file. No message repeats a value of it: it may be a key.
     pub fn load(path: &Path) -> Result<Spec> {
         let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
-        toml::from_str(&text)
-            .map_err(|e| anyhow!(without_values(&e, &text)))
-            .with_context(|| format!("{}: not a run description", path.display()))
+        Spec::parse(&text).with_context(|| format!("{}: not a run description", path.display()))
+    }
+
+    fn parse(text: &str) -> Result<Spec> {
+        let redacted = |e: toml::de::Error| anyhow!(redacted_toml_error(&e, text));
+        let table: toml::Table = text.parse().map_err(redacted)?;
+        if let Some(name) = key_name(&table) {
+            bail!(refused_key(name));
+        }
+        toml::from_str(text).map_err(redacted)
     }
 
     /// These values, and those of `base` where this one says nothing.
@@ -344,31 +352,6 @@ impl Spec {
         };
         plan.check()?;
         Ok(plan)
-    }
-}
-
-/// Where an error of a TOML file is and what it is, without any value of the file.
-fn without_values(e: &toml::de::Error, text: &str) -> String {
-    let at = e.span().map_or(0, |s| s.start.min(text.len()));
-    let before = text.get(..at).unwrap_or_default();
-    let number = 1 + before.matches('\n').count();
-    let line = text.lines().nth(number - 1).unwrap_or_default();
-    let key = line.split_once('=').map(|(key, _)| key.trim()).filter(|key| {
-        !key.is_empty() && key.chars().all(|c| c.is_ascii_lowercase() || "_.".contains(c))
-    });
-    let message = e.message();
-    // serde names what it found, then what it expected.
-    let found = ["invalid type: ", "invalid value: ", "invalid length ", "unknown variant "];
-    let message = match found.iter().find(|start| message.starts_with(**start)) {
-        None => message,
-        Some(_) => match message.rfind("expected ") {
-            Some(at) => &message[at..],
-            None => "a value that is not known",
-        },
-    };
-    match key {
-        Some(key) => format!("line {number}: {key}: {message}"),
-        None => format!("line {number}: {message}"),
     }
 }
 

@@ -117,7 +117,7 @@ impl Session<'_> {
             "seconds": taken * all as f64 / count as f64,
             "prompts": all, "prompts_measured": count, "repeats": 1, "spread": null,
             "notes": format!(
-                "{count} of {all} prompts measured, in the order of the list{scaled}; a slot that \
+                "{count} of {all} prompts measured, the longest first{scaled}; a slot that \
                  ends takes the next prompt at once, and the last ones run out empty"
             ),
         });
