@@ -21,7 +21,7 @@ pub fn read(path: &Path, text: &str) -> Result<Vec<Value>> {
         None => return Ok(Vec::new()),
     };
     let has = |name: &&str| first.iter().any(|found| found == name);
-    let names = if ECQA.iter().any(|name| has(name)) {
+    let names = if ECQA.iter().any(&has) {
         if let Some(missing) = ECQA.iter().find(|name| !has(name)) {
             bail!(
                 "{} row 1: the header lacks the column {missing}; fetch the file again",

@@ -44,7 +44,7 @@ pub fn read(text: &str, options: &[String], triggers: &[Trigger]) -> Option<Foun
     for (i, trigger) in triggers.iter().enumerate().rev() {
         let at = trigger.end;
         if trigger.kind == Kind::Box {
-            let Some((from, to)) = boxed(text, at) else { return None };
+            let (from, to) = boxed(text, at)?;
             let text = &text[from..to];
             let inside = Search { text, lower: lower(text), options: &options };
             let index = inside.bare(0).map(|found| found.what);
