@@ -6,7 +6,7 @@ use super::number;
 /// Whether two answers of MATH are equal: the same text after [`strip_string`], or before it
 /// where that fails. Beyond the published rule two numbers compare by value (`1{,}000` and
 /// `1000`, `18.0` and `18`), a text command around the whole answer does not count
-/// (`\text{Monday}` and `Monday`), and ways to write the same do not (see [`plainer`]); all of
+/// (`\text{Monday}` and `Monday`), and ways to write the same do not (see `plainer`); all of
 /// it only ever turns a wrong answer into a right one.
 pub fn equal(a: &str, b: &str) -> bool {
     if a.trim() == b.trim() {
