@@ -116,3 +116,44 @@ fn an_error_of_a_run_description_repeats_no_value() {
         assert!(!message.contains("SESAME"), "{message}");
     }
 }
+
+/// A member behind a server, of the smoke scale, which computes nothing here.
+#[cfg(feature = "remote")]
+fn served(role: &str) -> String {
+    format!(
+        "[[{role}]]\nname = \"far\"\nfamily = \"a\"\ntemperature = 0.7\n[{role}.remote]\n\
+         base_url = \"http://127.0.0.1:9/v1\"\nmodel = \"far\"\nendpoint = \"chat\"\n\
+         max_tokens = 80\n"
+    )
+}
+
+#[cfg(feature = "remote")]
+fn drafted(text: &str) -> Result<cotalign::study::Plan, String> {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("run.toml");
+    std::fs::write(&file, text).unwrap();
+    Spec::load(&file).unwrap().draft().map_err(|e| format!("{e:#}"))
+}
+
+/// It can neither be tuned nor tell log-probabilities; this showed after hours.
+#[cfg(feature = "remote")]
+#[test]
+fn a_student_behind_a_server_is_refused_at_once() {
+    let with = |only: &str| {
+        drafted(&format!("scale = \"smoke\"\nonly = [\"{only}\"]\n{}", served("students")))
+    };
+    let error = with("p1_table03").unwrap_err();
+    assert!(error.contains("students: far") && error.contains("p1_table03"), "{error}");
+    assert!(with("p1_table11").is_ok(), "no student is needed");
+}
+
+/// Servers went on with the limit of their own.
+#[cfg(feature = "remote")]
+#[test]
+fn the_limit_of_an_answer_holds_for_servers_too() {
+    let plan = drafted("scale = \"paper\"\nmax_new_tokens = 1024\n").unwrap();
+    assert!(plan.teachers.iter().all(|t| t.remote.as_ref().unwrap().max_tokens == 1024));
+    let text = format!("scale = \"smoke\"\nmax_new_tokens = 90\n{}", served("teachers"));
+    let error = drafted(&text).unwrap_err();
+    assert!(error.contains("max_tokens is 80") && error.contains("90"), "{error}");
+}
