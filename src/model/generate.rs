@@ -130,11 +130,11 @@ struct Run<'a> {
 
 /// Continues each prompt (ids, BOS included), `sampling.samples` times; the samples of a
 /// prompt follow each other. A sample draws from its own stream, [`stream_key`] and the
-/// seed, so it does not depend on its neighbours. Long prompts begin first. A slot that finishes takes the next
-/// sample at once; the prefix that all prompts share is computed once, and so is what a
-/// prompt has beyond it, however many samples it has. An id of `stops` or a text of
-/// `sampling.stop` ends an answer; the text is left in it. `done` is called as each
-/// sample ends.
+/// seed, so it does not depend on its neighbours. Long prompts begin first. A slot that
+/// finishes takes the next sample at once; the prefix that all prompts share is computed
+/// once, and so is what a prompt has beyond it, however many samples it has. An id of
+/// `stops` or a text of `sampling.stop` ends an answer; the text is left in it. `done` is
+/// called as each sample ends.
 pub fn generate<'a>(
     model: &Transformer,
     prompts: &'a [Vec<u32>],
