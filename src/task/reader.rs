@@ -20,7 +20,7 @@
 //! 6. No answer is not a wrong answer: it is counted apart.
 //!
 //! Every text has two readings. The strict one wants the answer stated: right behind a trigger,
-//! first of all, or the answer being the whole output. The flexible one, which [`read`] gives, also takes what
+//! first of all, or as the whole output. The flexible one, which [`read`] gives, also takes what
 //! is a guess: the only option named, the last number. Where there is a strict reading the
 //! flexible one is the same.
 //!

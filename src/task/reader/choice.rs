@@ -132,11 +132,7 @@ impl Search<'_> {
             if let Some(index) = self.letter_at(at) {
                 return self.texted_behind(index, at + 1);
             }
-            // A mark that is skipped may be the backslash of a fraction.
-            let fraction =
-                ["frac", "dfrac", "tfrac"].iter().any(|f| self.text[at..].starts_with(f))
-                    && self.text[..at].ends_with('\\');
-            if let Some(reading) = self.number_at(at - usize::from(fraction), label) {
+            if let Some(reading) = self.number_at(at, label) {
                 return reading;
             }
             let Some(word) = self.word(at) else { return Place::Nothing };
@@ -149,14 +145,20 @@ impl Search<'_> {
         Place::Nothing
     }
 
-    /// The option that is the result of a calculation: 23 of `21 + 2 = 23`.
+    /// The option that is the result of a calculation: 23 of `21 + 2 = 23`; the operands are
+    /// none. An option that is the whole calculation is found by its text.
     fn calculated(&self, at: usize) -> Option<Place> {
-        let first = number::at(self.text, self.skip_marks(at))?;
+        let at = self.skip_marks(at);
+        let first = number::at(self.text, at)?;
         let end = first.end;
         let result = number::result(self.text, first);
+        let whole = self.option_at(at).is_some_and(|(_, past)| past >= result.end);
+        if result.end == end || whole {
+            return None;
+        }
         let same = |o: &&options::Folded| o.value.as_ref() == Some(&result.value);
-        let option = self.options.list.iter().find(same).filter(|_| result.end > end)?;
-        Some(Place::Found(option.index, result.end))
+        let option = self.options.list.iter().find(same);
+        Some(option.map_or(Place::Nothing, |o| Place::Found(o.index, result.end)))
     }
 
     /// The option whose text stands at `at`, whole; the longest.
@@ -227,7 +229,6 @@ impl Search<'_> {
     fn number_at(&self, at: usize, label: bool) -> Option<Place> {
         let token = number::at(self.text, at)?;
         if self.options.valued {
-            let token = number::result(self.text, token);
             let mut same =
                 self.options.list.iter().filter(|o| o.value.as_ref() == Some(&token.value));
             return Some(match (same.next(), same.next()) {
@@ -386,7 +387,11 @@ impl Search<'_> {
 
     fn skip_marks(&self, at: usize) -> usize {
         let marks = |c: char| c.is_whitespace() || ":*_\"'`([{<>$,=-–—\\#|".contains(c);
-        self.text.len() - self.text[at..].trim_start_matches(marks).len()
+        let rest = self.text[at..].trim_start_matches(marks);
+        let at = self.text.len() - rest.len();
+        // The backslash of a fraction is part of a number.
+        let fraction = ["frac", "dfrac", "tfrac"].iter().any(|f| rest.starts_with(f));
+        at - usize::from(fraction && self.text[..at].ends_with('\\'))
     }
 
     /// The word at `at`, in lower case.

@@ -218,7 +218,7 @@ fn proper_fraction(bytes: &[u8], at: usize) -> Option<(usize, String)> {
         (end, over, under)
     };
     let value = ratio(over, under, false);
-    (0 < over && over < under).then(|| (end, value.trim_start_matches("0.").to_owned()))
+    (0 < over && over < under).then(|| (end, value.replacen("0.", "", 1)))
 }
 
 /// `\frac{3}{4}`, also `\dfrac`, `\tfrac` and `\frac34`: end, whether a minus is inside,

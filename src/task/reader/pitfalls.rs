@@ -77,6 +77,7 @@ fn letters_and_options() {
         (PLACES, "Answer: Books are in a library.", "B", "-"),
         (PLACES, "The answer is B) libr", "B", "B"),
         (PLACES, "The answer is", "-", "-"),
+        (&["5", "15", "25"], "The answer is 5 + 6 = 11.", "A", "-"),
         (PLACES, "library\nQ: Where else?\nA: mall", "B", "B"),
     ] {
         row(options, Gold::Choice(0), text, flexible, strict);

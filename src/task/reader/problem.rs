@@ -15,8 +15,7 @@ static IT_IS: LazyLock<Regex> = LazyLock::new(|| {
 });
 
 /// What joins a second answer to the first.
-static OR: LazyLock<Regex> =
-    LazyLock::new(|| Regex::new(r"(?i)^(?:\s[a-z]+)?,?\sor\s").expect("constant"));
+static OR: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"(?i)^,?\sor\s").expect("constant"));
 
 /// What ends a calculation: reasons, and whatever else may hold an equation of its own.
 static ASIDE: LazyLock<Regex> = LazyLock::new(|| {
@@ -39,7 +38,7 @@ pub fn read(text: &str, triggers: &[Trigger]) -> Option<Found<String>> {
                 (Some(content), Some(first)) => {
                     return Some(Found::explicit(number::result(content, first).value));
                 }
-                // A box without a number says that none of the others is the answer.
+                // It was to be boxed: the last number of the text is no guess at it then.
                 _ => denied = true,
             }
         } else if trigger.negated(text) {

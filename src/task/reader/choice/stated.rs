@@ -87,7 +87,6 @@ impl Search<'_> {
         let letter = end.checked_sub(1).and_then(|at| {
             let stands =
                 self.text.is_char_boundary(at) && self.text.as_bytes()[at].is_ascii_uppercase();
-            // `A` before `is` may be an article's end of nothing else: it stands alone.
             stands.then(|| self.letter_at(at)).flatten()
         });
         letter.or_else(|| {

@@ -56,6 +56,7 @@ fn numbers_behind_a_trigger() {
         ("The answer is –25", "-25"),
         ("The answer is that, 3 apples given away, Tom has 15 left.", "15"),
         ("The answer is 15 or 20.", "-"),
+        ("The answer is 8 hours or 480 minutes.", "8"),
         ("\\boxed{2 \\times 21 = 42}", "42"),
         ("\\boxed{\\frac{-1}{2}}", "-0.5"),
         ("\\boxed{1\\frac{1}{2}}", "1.5"),
